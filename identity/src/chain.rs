@@ -1,0 +1,199 @@
+//! The chain check, with the time clamped into the leaf's validity.
+//!
+//! webpki checks validity before signatures, so its "expired" proves nothing: anybody can make an expired
+//! certificate. Here the signature is always checked, and time is left to whoever asks what the
+//! certificate may do *now*.
+
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+
+use crate::certificate::{Parsed, ReadError, Validity};
+use crate::timestamp::Timestamp;
+
+/// Issuing CAs that are believed. Never empty.
+#[derive(Clone, Debug)]
+pub struct Anchors(Arc<[TrustAnchor<'static>]>);
+
+impl Anchors {
+    /// Takes the CA certificates, in DER.
+    pub fn new(certificates: &[CertificateDer<'_>]) -> Result<Self, AnchorError> {
+        if certificates.is_empty() {
+            return Err(AnchorError::None);
+        }
+        let anchors: Result<Vec<_>, _> = certificates
+            .iter()
+            .map(|der| webpki::anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()))
+            .collect();
+        Ok(Self(anchors.map_err(AnchorError::Unusable)?.into()))
+    }
+
+    /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity.
+    ///
+    /// It says nothing about names, usages, time and status. At most `MAX_INTERMEDIATES` further
+    /// certificates are looked at.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<(), ChainError> {
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return Err(ChainError::TooLong {
+                length: intermediates.len() + 1,
+            });
+        }
+        let validity = Parsed::from_der(leaf).map_err(ChainError::Leaf)?.validity();
+        if validity.not_before > validity.not_after {
+            return Err(ChainError::EmptyValidity);
+        }
+        EndEntityCert::try_from(leaf)
+            .and_then(|end_entity| {
+                end_entity
+                    .verify_for_usage(
+                        webpki::ALL_VERIFICATION_ALGS,
+                        &self.0,
+                        intermediates,
+                        clamp(now, validity).into(),
+                        UsageIsReadElsewhere,
+                        None,
+                        None,
+                    )
+                    .map(|_path| ())
+            })
+            .map_err(ChainError::NotVouchedFor)
+    }
+}
+
+/// Why no anchor vouches for a certificate.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// More certificates than any honest device sends.
+    #[error("the chain has {length} certificates, and {} is the limit", MAX_INTERMEDIATES + 1)]
+    TooLong {
+        /// How many certificates came.
+        length: usize,
+    },
+    /// The leaf cannot be parsed.
+    #[error("the certificate cannot be read: {0}")]
+    Leaf(ReadError),
+    /// `notAfter` lies before `notBefore`.
+    #[error("the certificate's validity is empty")]
+    EmptyValidity,
+    /// No chain of good signatures leads to an anchor.
+    #[error("no trusted CA vouches for it: {0:?}")]
+    NotVouchedFor(webpki::Error),
+}
+
+/// Why CA certificates cannot serve as anchors.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnchorError {
+    /// There are none; nobody could be verified.
+    #[error("there is no CA certificate")]
+    None,
+    /// One cannot be used.
+    #[error("a CA certificate cannot be used: {0:?}")]
+    Unusable(webpki::Error),
+}
+
+/// Devices send their leaf; some add the issuing CA and the root.
+const MAX_INTERMEDIATES: usize = 3;
+
+/// The reader in [`crate::certificate`] judges usages, so that a wrong one can be explained at HTTP.
+struct UsageIsReadElsewhere;
+
+impl ExtendedKeyUsageValidator for UsageIsReadElsewhere {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+fn clamp(now: Timestamp, validity: Validity) -> Timestamp {
+    now.clamp(validity.not_before, validity.not_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    };
+
+    use super::*;
+
+    struct Authority {
+        der: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    fn authority(name: &str) -> Authority {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().expect("a key");
+        let der = params.self_signed(&key).expect("a CA").der().clone();
+        Authority {
+            der,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn leaf(issuer: &Authority, from: i32, until: i32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &issuer.issuer).expect("a leaf");
+        certificate.der().clone()
+    }
+
+    const IN_2026: Timestamp = Timestamp(1_780_000_000);
+
+    #[test]
+    fn expiry_hides_no_bad_signature() {
+        let ours = authority("Device CA");
+        let pretender = authority("Device CA");
+        let anchors = Anchors::new(&[ours.der.clone()]).expect("an anchor");
+        let bad_signature = Err(ChainError::NotVouchedFor(
+            webpki::Error::InvalidSignatureForPublicKey,
+        ));
+        for (from, until) in [(2020, 2030), (2000, 2001), (2040, 2041)] {
+            let good = leaf(&ours, from, until);
+            assert_eq!(anchors.verify(&good, &[], IN_2026), Ok(()));
+            let forged = leaf(&pretender, from, until);
+            assert_eq!(anchors.verify(&forged, &[], IN_2026), bad_signature);
+        }
+    }
+
+    #[test]
+    fn strangers() {
+        let ours = authority("Device CA");
+        let other = authority("Other CA");
+        let anchors = Anchors::new(&[ours.der.clone()]).expect("an anchor");
+        let stranger = leaf(&other, 2020, 2030);
+        assert_eq!(
+            anchors.verify(&stranger, &[other.der.clone()], IN_2026),
+            Err(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))
+        );
+        assert_eq!(
+            anchors.verify(&stranger, &vec![other.der.clone(); 4], IN_2026),
+            Err(ChainError::TooLong { length: 5 })
+        );
+        assert_eq!(
+            anchors.verify(&leaf(&ours, 2030, 2020), &[], IN_2026),
+            Err(ChainError::EmptyValidity)
+        );
+        assert_eq!(
+            anchors.verify(&CertificateDer::from(vec![0]), &[], IN_2026),
+            Err(ChainError::Leaf(ReadError::NotDer))
+        );
+    }
+
+    #[test]
+    fn nobody_is_believed_without_an_anchor() {
+        assert_eq!(Anchors::new(&[]).map(|_| ()), Err(AnchorError::None));
+    }
+}

@@ -1,0 +1,26 @@
+//! What a device's name, certificate identity, serial, status and the feed's messages *are*.
+//!
+//! Values only: nothing here reads a clock, a file, a socket or a random source. Whatever two parts of
+//! Keybound must agree on has its one parser and its one printer in this crate.
+
+pub mod certificate;
+pub mod chain;
+pub mod enrollment_code;
+pub mod feed;
+pub mod fingerprint;
+pub mod name;
+pub mod problem;
+pub mod serial;
+pub mod spiffe;
+pub mod status;
+pub mod timestamp;
+
+pub use certificate::{Leaf, ReadError};
+pub use enrollment_code::{EnrollmentCode, Token};
+pub use fingerprint::Fingerprint;
+pub use name::{DeviceId, Name, NameError};
+pub use problem::Problem;
+pub use serial::{Index, Serial, SerialKey};
+pub use spiffe::{Identity, Kind, SpiffeId, TrustDomain};
+pub use status::{Class, Status};
+pub use timestamp::Timestamp;
