@@ -1,0 +1,223 @@
+//! The registry: every device, certificate, key and token, and the journal of every change.
+//!
+//! Operations are values: a batch goes in, results come out once they are durable. One writer thread
+//! commits them in groups; `seq` and hash of journal entries are assigned inside the commit. No SQL, and
+//! no type of the database, crosses this module's border.
+
+mod apply;
+mod operation;
+mod read;
+mod records;
+mod schema;
+mod values;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use identity::feed::Batch;
+use identity::{DeviceId, Fingerprint, Index, Serial, Timestamp, TrustDomain};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::pure::enroll::{Facts, Requester};
+use crate::pure::journal::Entry;
+
+pub use operation::{Change, Rejection};
+pub(crate) use operation::{
+    DeviceChange, Lifetime, NewCertificate, Operation, Outcome, Owner, Recorded, Request,
+};
+pub(crate) use records::Withdrawn;
+pub use records::{CertificateRecord, DeviceFilter, DevicePage, DeviceRecord, DeviceSummary};
+pub use schema::RegistryFault;
+
+/// A handle on the registry. The writer thread ends when the last handle is gone.
+pub struct Registry {
+    submissions: mpsc::Sender<writer::Submission>,
+    head: watch::Receiver<u64>,
+    readers: Arc<Readers>,
+}
+
+/// The registry cannot answer: nothing was changed, or it is not known whether it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the registry cannot be used at the moment; the server's log says why")]
+pub struct Unavailable;
+
+impl Registry {
+    /// Makes a new registry for a CA with this root.
+    pub(crate) fn create(
+        path: &Path,
+        trust_domain: &TrustDomain,
+        root: &Fingerprint,
+    ) -> Result<(), RegistryFault> {
+        schema::create(path, trust_domain, root)
+    }
+
+    /// Opens an existing one: checks the file, that it is this CA's, and the whole journal. Blocking.
+    pub(crate) fn open(
+        path: &Path,
+        root: &Fingerprint,
+    ) -> Result<(Self, TrustDomain), RegistryFault> {
+        let (connection, trust_domain, head) = schema::open(path, root)?;
+        let (published, receiver) = watch::channel(head.seq);
+        let (submissions, queue) = mpsc::channel(QUEUE_LENGTH);
+        writer::spawn(connection, path.to_owned(), *root, head, queue, published)?;
+        let registry = Self {
+            submissions,
+            head: receiver,
+            readers: Arc::new(Readers {
+                path: path.to_owned(),
+                idle: Mutex::new(Vec::new()),
+            }),
+        };
+        Ok((registry, trust_domain))
+    }
+
+    /// Submits a batch. Each request succeeds or is rejected for itself; what succeeded is durable.
+    pub(crate) async fn submit(
+        &self,
+        requests: Vec<Request>,
+    ) -> Result<Vec<Result<Outcome, Rejection>>, Unavailable> {
+        let (reply, results) = oneshot::channel();
+        self.submissions
+            .send(writer::Submission { requests, reply })
+            .await
+            .map_err(|_| Unavailable)?;
+        results.await.map_err(|_| Unavailable)?
+    }
+
+    /// The sequence number of the newest durable journal entry, and word of every later one.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.head.clone()
+    }
+
+    /// The newest journal entry's number, read from the database now: proof that it can be read.
+    pub async fn head(&self) -> Result<u64, Unavailable> {
+        self.read(read::head).await
+    }
+
+    /// What changed after `seq`, in order, at most `limit` journal entries of it.
+    pub async fn changes_after(&self, seq: u64, limit: usize) -> Result<Batch, Unavailable> {
+        self.read(move |connection| read::changes_after(connection, seq, limit))
+            .await
+    }
+
+    /// Every device certificate that ends after `ending_after`, in batches through `batches`, all as of one moment.
+    ///
+    /// Returns that moment's newest sequence number: changes after it complete the picture.
+    pub async fn snapshot(
+        &self,
+        ending_after: Timestamp,
+        batches: mpsc::Sender<Batch>,
+    ) -> Result<u64, Unavailable> {
+        self.read(move |connection| read::snapshot(connection, ending_after, &batches))
+            .await
+    }
+
+    pub(crate) async fn facts(
+        &self,
+        requester: Requester,
+        key: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Facts, Unavailable> {
+        self.read(move |connection| read::facts(connection, &requester, &key, now))
+            .await
+    }
+
+    /// One device with its certificates, newest first.
+    pub async fn device(&self, id: &DeviceId) -> Result<Option<DeviceRecord>, Unavailable> {
+        let folded = id.folded();
+        self.read(move |connection| read::device(connection, &folded))
+            .await
+    }
+
+    /// Devices in the order of their ids.
+    pub async fn devices(&self, filter: DeviceFilter) -> Result<DevicePage, Unavailable> {
+        self.read(move |connection| read::devices(connection, &filter))
+            .await
+    }
+
+    pub(crate) async fn certificate(
+        &self,
+        index: Index,
+        serial: Option<Serial>,
+    ) -> Result<Option<CertificateRecord>, Unavailable> {
+        self.read(move |connection| read::certificate(connection, index, serial))
+            .await
+    }
+
+    pub(crate) async fn certificate_der(
+        &self,
+        index: Index,
+    ) -> Result<Option<Vec<u8>>, Unavailable> {
+        self.read(move |connection| read::certificate_der(connection, index))
+            .await
+    }
+
+    /// The newest `limit` journal entries about a device, newest first.
+    pub async fn history(&self, id: &DeviceId, limit: usize) -> Result<Vec<Entry>, Unavailable> {
+        let folded = id.folded();
+        self.read(move |connection| read::history(connection, &folded, limit))
+            .await
+    }
+
+    pub(crate) async fn withdrawn(&self, now: Timestamp) -> Result<Vec<Withdrawn>, Unavailable> {
+        self.read(move |connection| read::withdrawn(connection, now))
+            .await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&rusqlite::Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let readers = Arc::clone(&self.readers);
+        let answer = tokio::task::spawn_blocking(move || readers.with(query)).await;
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the registry cannot be read");
+                Err(Unavailable)
+            }
+            Err(panicked) => {
+                tracing::error!(%panicked, "a registry query failed");
+                Err(Unavailable)
+            }
+        }
+    }
+}
+
+/// Read-only connections, reused.
+struct Readers {
+    path: std::path::PathBuf,
+    idle: Mutex<Vec<rusqlite::Connection>>,
+}
+
+impl Readers {
+    fn with<T>(
+        &self,
+        query: impl FnOnce(&rusqlite::Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, rusqlite::Error> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => schema::reader(&self.path)?,
+        };
+        let answer = query(&connection);
+        // A connection that failed may have seen a fault of the disk; it is not trusted again.
+        if answer.is_ok() {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < MAX_IDLE_READERS {
+                idle.push(connection);
+            }
+        }
+        answer
+    }
+}
+
+/// Submissions that may wait for the writer; whoever comes later waits to submit.
+const QUEUE_LENGTH: usize = 1024;
+
+const MAX_IDLE_READERS: usize = 8;

@@ -1,0 +1,109 @@
+//! Between the columns of the database and the values of the domain.
+
+use identity::{Class, DeviceId, Fingerprint, Index, Serial, Status, Timestamp};
+use rusqlite::Row;
+use rusqlite::types::Type;
+
+use crate::pure::enroll::Standing;
+use crate::pure::journal::{Action, Entry};
+
+type Result<T> = std::result::Result<T, rusqlite::Error>;
+
+/// SQLite has signed integers only; what we store in them never reaches 2^63.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).expect("times, indexes and sequence numbers stay below 2^63")
+}
+
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|error| damaged(column, Type::Integer, error))
+}
+
+pub(super) fn timestamp(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+    unsigned(row, column).map(Timestamp)
+}
+
+pub(super) fn index(row: &Row<'_>, column: usize) -> Result<Index> {
+    unsigned(row, column).map(Index)
+}
+
+pub(super) fn optional<T>(
+    row: &Row<'_>,
+    column: usize,
+    read: impl FnOnce(&Row<'_>, usize) -> Result<T>,
+) -> Result<Option<T>> {
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => read(row, column).map(Some),
+    }
+}
+
+pub(super) fn fingerprint(row: &Row<'_>, column: usize) -> Result<Fingerprint> {
+    row.get(column).map(Fingerprint)
+}
+
+pub(super) fn serial(row: &Row<'_>, column: usize) -> Result<Serial> {
+    let bytes: [u8; 16] = row.get(column)?;
+    Serial::from_der_content(&bytes)
+        .ok_or_else(|| damaged(column, Type::Blob, "no serial of this CA"))
+}
+
+pub(super) fn status(row: &Row<'_>, column: usize) -> Result<Status> {
+    row.get(column).map(Status::from_code)
+}
+
+pub(super) fn class(row: &Row<'_>, column: usize) -> Result<Class> {
+    row.get(column).map(Class)
+}
+
+pub(super) fn device_id(row: &Row<'_>, column: usize) -> Result<DeviceId> {
+    let text: String = row.get(column)?;
+    DeviceId::parse(&text).map_err(|error| damaged(column, Type::Text, error))
+}
+
+pub(super) fn standing(row: &Row<'_>, column: usize) -> Result<Standing> {
+    match row.get::<_, i64>(column)? {
+        0 => Ok(Standing::Good),
+        1 => Ok(Standing::Suspended),
+        2 => Ok(Standing::Revoked),
+        _ => Err(damaged(column, Type::Integer, "no standing of a device")),
+    }
+}
+
+pub(super) fn standing_code(standing: Standing) -> i64 {
+    match standing {
+        Standing::Good => 0,
+        Standing::Suspended => 1,
+        Standing::Revoked => 2,
+    }
+}
+
+/// The columns that [`entry`] reads, in its order.
+pub(super) const ENTRY_COLUMNS: &str =
+    "seq, at, actor, action, subject, idx, status, certificate, reason, hash";
+
+/// A journal entry and the hash beside it.
+pub(super) fn entry(row: &Row<'_>) -> Result<(Entry, Fingerprint)> {
+    let action: String = row.get(3)?;
+    let entry = Entry {
+        seq: unsigned(row, 0)?,
+        at: timestamp(row, 1)?,
+        actor: row.get(2)?,
+        action: Action::parse(&action)
+            .ok_or_else(|| damaged(3, Type::Text, "no action of the journal"))?,
+        subject: row.get(4)?,
+        index: optional(row, 5, index)?,
+        status: optional(row, 6, status)?,
+        certificate: optional(row, 7, fingerprint)?,
+        reason: row.get(8)?,
+    };
+    Ok((entry, fingerprint(row, 9)?))
+}
+
+fn damaged(
+    column: usize,
+    kind: Type,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
+}
