@@ -359,12 +359,9 @@ fn encrypt(der: &[u8], passphrase: &Zeroizing<String>) -> Option<Zeroizing<Strin
     let mut iv = [0; 16];
     fill_random(&mut salt);
     fill_random(&mut iv);
-    let parameters = pbes2::Parameters::scrypt_aes256cbc(
-        pkcs8::pkcs5::scrypt::Params::recommended(),
-        &salt,
-        &iv,
-    )
-    .ok()?;
+    // 16 MiB and 5 passes: the most that OpenSSL, with its limit of 32 MiB, can still open.
+    let cost = pkcs8::pkcs5::scrypt::Params::new(14, 8, 5, 32).ok()?;
+    let parameters = pbes2::Parameters::scrypt_aes256cbc(cost, &salt, &iv).ok()?;
     PrivateKeyInfo::try_from(der)
         .ok()?
         .encrypt_with_params(parameters, passphrase.as_bytes())
