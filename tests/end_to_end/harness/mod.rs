@@ -1,0 +1,287 @@
+//! A running `keybound`, its devices, and upstreams that remember what they received.
+
+pub mod client;
+pub mod upstream;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// `keybound up` in a directory of its own, on ports of its own.
+pub struct Server {
+    directory: tempfile::TempDir,
+    child: Child,
+    addresses: Value,
+}
+
+/// How to start a [`Server`].
+#[derive(Default)]
+pub struct Setup {
+    /// More arguments for `keybound up`.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// What runs `keybound`, e.g. `faketime +1d`.
+    pub wrapper: Vec<String>,
+}
+
+impl Setup {
+    pub fn upstream(address: std::net::SocketAddr) -> Self {
+        Self::default()
+            .argument("--upstream")
+            .argument(format!("http://{address}"))
+    }
+
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn wrapper(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+}
+
+impl Server {
+    pub fn start(setup: Setup) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), setup)
+    }
+
+    pub fn start_in(directory: tempfile::TempDir, setup: Setup) -> Self {
+        let data = directory.path().join("data");
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let program = [
+            setup.wrapper.as_slice(),
+            &[keybound().display().to_string()],
+        ]
+        .concat();
+        let child = Command::new(&program[0])
+            .args(&program[1..])
+            .args(["--data", data.to_str().unwrap(), "up"])
+            .args(["--gateway-listen", "127.0.0.1:0"])
+            .args(["--enrollment-listen", "127.0.0.1:0"])
+            .args(["--health-listen", "127.0.0.1:0"])
+            .args(&setup.arguments)
+            .envs(setup.environment)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            directory,
+            child,
+            addresses: Value::Null,
+        };
+        let file = data.join("addresses.json");
+        let started = Instant::now();
+        while server.addresses.is_null() {
+            let exited = server.child.try_wait().unwrap();
+            assert!(
+                exited.is_none() && started.elapsed() < Duration::from_secs(20),
+                "keybound up did not start ({exited:?}):\n{}",
+                server.log()
+            );
+            if let Ok(text) = std::fs::read(&file) {
+                server.addresses = serde_json::from_slice(&text).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    /// Ends the process as an operator would, and gives back its directory.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = self.child.wait().unwrap();
+        assert!(
+            status.success(),
+            "keybound up ended with {status}:\n{}",
+            self.log()
+        );
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// A path in the server's temporary directory, for whatever a test puts beside the data.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn gateway(&self) -> std::net::SocketAddr {
+        self.address("gateway")
+    }
+
+    pub fn enrollment(&self) -> std::net::SocketAddr {
+        self.address("enrollment")
+    }
+
+    pub fn health(&self) -> std::net::SocketAddr {
+        self.address("health")
+    }
+
+    fn address(&self, role: &str) -> std::net::SocketAddr {
+        self.addresses[role].as_str().unwrap().parse().unwrap()
+    }
+
+    /// The URL of a path behind the gateway, by its name.
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.gateway().port())
+    }
+
+    /// Runs `keybound` against this server.
+    pub fn keybound(&self, arguments: &[&str]) -> Output {
+        Command::new(keybound())
+            .arg("--data")
+            .arg(self.path("data"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// [`Self::keybound`], which must succeed; what it printed.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.keybound(arguments);
+        assert!(
+            output.status.success(),
+            "keybound {arguments:?}: {}\n{}{}\n{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr),
+            self.log()
+        );
+        text(&output.stdout)
+    }
+
+    /// The same, with what it printed read as JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.run(arguments)).unwrap()
+    }
+
+    /// Enrolls a device as its owner would.
+    pub fn device(&self, id: &str) -> Device {
+        let code = self.run(&["token", "new", "--device", id]);
+        let device = Device {
+            store: self.path(&format!("store-{id}")),
+        };
+        device.run(&["enroll", code.trim()]);
+        device
+    }
+
+    /// The root certificate in a file.
+    pub fn root_file(&self) -> PathBuf {
+        let file = self.path("root.pem");
+        std::fs::write(&file, self.run(&["ca", "root"])).unwrap();
+        file
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- keybound's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// `keybound-device` with a key store of its own.
+pub struct Device {
+    pub store: PathBuf,
+}
+
+impl Device {
+    pub fn key_file(&self) -> PathBuf {
+        self.store.join("key.pem")
+    }
+
+    pub fn certificate_file(&self) -> PathBuf {
+        self.store.join("certificate.pem")
+    }
+
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        Command::new(keybound().with_file_name("keybound-device"))
+            .args(arguments)
+            .arg("--keystore")
+            .arg(format!("file:{}", self.store.display()))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.try_run(arguments);
+        assert!(
+            output.status.success(),
+            "keybound-device {arguments:?}: {}\n{}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// curl with this device's key and certificate, as the files are.
+    pub fn curl(&self, server: &Server, arguments: &[&str]) -> Output {
+        Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20"])
+            .arg("--cacert")
+            .arg(server.root_file())
+            .arg("--key")
+            .arg(self.key_file())
+            .arg("--cert")
+            .arg(self.certificate_file())
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+}
+
+/// Runs a command that must succeed; what it printed on both streams.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let printed = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{printed}",
+        output.status
+    );
+    printed
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits until `condition` holds, and fails after `limit`.
+pub fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn keybound() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_keybound"))
+}

@@ -1,0 +1,21 @@
+//! The whole product, with the tools that people use as its peers. One module per behaviour.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    missing_docs
+)] // In a test a panic is the report.
+
+mod harness;
+
+mod a_device_enrolls_connects_is_identified_and_is_revoked;
+mod a_folder_of_requests_is_signed_and_signed_again;
+mod a_renewal_loses_no_request;
+mod a_saved_session_cannot_be_resumed;
+mod forged_identity_never_reaches_an_upstream;
+mod nginx_receives_what_the_device_sent;
+mod no_revocation_slips_between_entering_and_reading;
+mod revocation_ends_every_kind_of_connection;
+mod strangers_and_strays_are_told_apart;
+mod strongswan_enrolls_and_reenrolls;
+mod the_house_keeps_its_plan;

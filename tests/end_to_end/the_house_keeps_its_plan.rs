@@ -1,0 +1,101 @@
+//! Rules of the house that no compiler checks.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn dependencies(manifest: &str) -> Vec<String> {
+    let manifest = std::fs::read_to_string(root().join(manifest)).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    ["dependencies", "dev-dependencies", "build-dependencies"]
+        .iter()
+        .filter_map(|section| manifest.get(*section))
+        .flat_map(|section| section.as_table().unwrap().keys().cloned())
+        .collect()
+}
+
+#[test]
+fn arrows_go_one_way() {
+    for (manifest, forbidden) in [
+        (
+            "identity/Cargo.toml",
+            &[
+                "ca",
+                "gateway",
+                "device-client",
+                "keybound",
+                "tokio",
+                "hyper",
+            ][..],
+        ),
+        (
+            "ca/Cargo.toml",
+            &["gateway", "device-client", "keybound", "hyper"],
+        ),
+        ("gateway/Cargo.toml", &["ca", "device-client", "keybound"]),
+        ("device-client/Cargo.toml", &["ca", "gateway", "keybound"]),
+    ] {
+        let found = dependencies(manifest);
+        for name in forbidden {
+            assert!(
+                !found.iter().any(|dependency| dependency == name),
+                "{manifest} names {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn decisions_read_no_clock_file_socket_or_random_source() {
+    for folder in ["identity/src", "ca/src/pure", "gateway/src/pure"] {
+        for file in sources(&root().join(folder)) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for forbidden in [
+                "SystemTime::now",
+                "Instant::now",
+                "std::fs",
+                "std::net::Tcp",
+                "tokio::",
+                "std::env",
+                "rand::fill",
+                "tracing::",
+                ".await",
+            ] {
+                assert!(
+                    !text.contains(forbidden),
+                    "{} has {forbidden}",
+                    file.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_private_key_is_in_the_tree_that_ships() {
+    let certs = root().join("certs");
+    for entry in std::fs::read_dir(certs).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read(&path).unwrap();
+        assert!(
+            !String::from_utf8_lossy(&text).contains("PRIVATE KEY"),
+            "{}",
+            path.display()
+        );
+    }
+}
