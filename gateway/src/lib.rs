@@ -1,1 +1,42 @@
+//! The gateway: a reverse proxy that knows which device is calling.
+//!
+//! It ends the device's TLS, decides on each request by the device's certificate and what the registry says
+//! of it, and tells the upstream who is calling in headers that nobody else can write. What the registry
+//! revokes is cut at once, idle connections and tunnels included.
+//!
+//! A library: whoever starts a [`Gateway`] feeds it the registry's changes, and reads its records, sightings
+//! and metrics. It does not know the certificate authority.
 
+mod answer_body;
+mod connection;
+mod connections;
+mod feed;
+mod gateway;
+mod guarded_io;
+mod handle;
+mod lifetime;
+mod metrics;
+mod peer;
+mod pure;
+mod record;
+mod refusal;
+mod request;
+mod shared;
+mod status_table;
+pub mod tls;
+mod upstream;
+mod worker;
+
+pub use connections::OpenConnection;
+pub use feed::Applied;
+pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
+pub use pure::authorize::Snapshot;
+pub use pure::host::HostFault;
+pub use pure::path::PathFault;
+pub use pure::route::{
+    IdentityHeader, Route, RouteFault, RouteFaultKind, RouteTable, UpstreamAddress,
+    UpstreamAddressFault,
+};
+pub use record::{Outcome, Record, Unregistered};
+pub use refusal::Code;
+pub use upstream::UpstreamTimeouts;

@@ -1,0 +1,294 @@
+//! One connection, from its handshake to its end.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::answer_body::{AnswerBody, InFlight};
+use crate::connections::{NAMELESS, OpenConnection};
+use crate::guarded_io::GuardedIo;
+use crate::handle::Handle;
+use crate::lifetime::{Lifetime, Turn};
+use crate::peer::{Credential, Peer};
+use crate::record::{Outcome, Record};
+use crate::request::{self, Connection};
+use crate::shared::now;
+use crate::tls::{Accepted, HandshakeFault, LINGER, discard};
+use crate::worker::Worker;
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net::SocketAddr) {
+    let started = Instant::now();
+    let shared = Arc::clone(&worker.shared);
+    let Accepted {
+        stream,
+        certificate,
+        server_name,
+        alpn,
+    } = match shared.acceptor.accept(tcp).await {
+        Ok(accepted) => accepted,
+        Err(fault) => {
+            shared.metrics.handshake_refused(fault);
+            shared.record(handshake_record(address, fault, started.elapsed()));
+            return;
+        }
+    };
+    let Some(certificate) = certificate else {
+        // The acceptor requires one; if that were ever changed, nobody would be let in here.
+        let fault = HandshakeFault::CertificateRequired;
+        shared.metrics.handshake_refused(fault);
+        shared.record(handshake_record(address, fault, started.elapsed()));
+        return;
+    };
+    shared.metrics.handshakes_finished.inc();
+    let peer = Peer {
+        address,
+        server_name,
+        credential: Credential::read(
+            &certificate,
+            &shared.serial_key,
+            shared.status.fingerprint_key(),
+        ),
+    };
+    let issued = peer.issued();
+    let not_after = issued.map(|issued| issued.validity.not_after);
+    let handle = Arc::new(Handle::new());
+
+    // In the index first; the status is read after that, by each request.
+    let entry = shared.connections.enter(
+        issued.map_or(NAMELESS, |issued| issued.index),
+        Arc::clone(&handle),
+        OpenConnection {
+            device: issued.map(|issued| issued.device.clone()),
+            address,
+            opened_at: now(),
+        },
+    );
+    fail::fail_point!("gateway::entered");
+    if worker.is_stopping() {
+        handle.drain();
+    }
+
+    let lifetime = Lifetime::new(Arc::clone(&handle), not_after, shared.limits.drain);
+    let connection = Rc::new(Connection {
+        worker,
+        peer,
+        handle: Arc::clone(&handle),
+        sighted: Cell::new(false),
+        tunnel: RefCell::new(None),
+    });
+    if alpn.as_deref() == Some(b"h2") {
+        serve_http2(connection, GuardedIo::http2(stream, handle), lifetime).await;
+    } else {
+        let io = GuardedIo::http1(stream, handle, shared.limits.head_timeout);
+        serve_http1(connection, io, lifetime).await;
+    }
+    // The socket is closed by now, so the entry says the truth when it goes.
+    drop(entry);
+}
+
+async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
+    let handle = Arc::clone(&connection.handle);
+    let mut http = http1::Builder::new()
+        // The watcher has the deadline; this one would also end idle connections.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(TokioIo::new(io), Requests(Rc::clone(&connection)));
+    let ended = poll_fn(|cx| {
+        match lifetime.turn(cx) {
+            Turn::End => return Poll::Ready(None),
+            // A retired device's idle connection may just be used: its last answer will say that it was the
+            // last one.
+            Turn::Finish if handle.is_draining() || handle.is_in_flight() => {
+                Pin::new(&mut http).graceful_shutdown();
+            }
+            Turn::Finish | Turn::Go => {}
+        }
+        http.poll_without_shutdown(cx).map(Some)
+    })
+    .await;
+    let parts = http.into_parts();
+    let mut io = parts.io.into_inner();
+    let tunnel = connection.tunnel.borrow_mut().take();
+    match (ended, tunnel) {
+        (None, _) => end(&handle, io).await,
+        (Some(Ok(())), Some(upgrade)) => {
+            let _flight = InFlight::enter(&handle);
+            let spliced = async {
+                let mut upstream = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
+                // The watcher lets nothing pass between the request and its answer; what came after the
+                // answer belongs to the tunnel.
+                upstream.write_all(&parts.read_buf).await?;
+                tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, SPLICE, SPLICE)
+                    .await
+            };
+            let mut spliced = pin!(spliced);
+            let ended = poll_fn(|cx| match lifetime.turn(cx) {
+                Turn::End => Poll::Ready(None),
+                // A tunnel has no messages to finish; it has the time that a connection has.
+                Turn::Finish | Turn::Go => spliced.as_mut().poll(cx).map(Some),
+            })
+            .await;
+            if ended.is_none() {
+                handle.end_with_reset();
+            }
+        }
+        (Some(Ok(())), None) => close(io).await,
+        (Some(Err(error)), _) => {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
+    let handle = Arc::clone(&connection.handle);
+    let streams = Streams {
+        tasks: Rc::default(),
+        handle: Arc::clone(&handle),
+    };
+    let http = http2::Builder::new(streams.clone())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .serve_connection(TokioIo::new(io), Requests(connection));
+    let mut http = pin!(http);
+    let ended = poll_fn(|cx| {
+        match lifetime.turn(cx) {
+            Turn::End => return Poll::Ready(None),
+            Turn::Finish => http.as_mut().graceful_shutdown(),
+            Turn::Go => {}
+        }
+        http.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    match ended {
+        None => {
+            if handle.is_in_flight() {
+                handle.end_with_reset();
+            }
+            // GOAWAY, and a reset of each stream; then the socket goes with `http`.
+            streams.abort();
+            http.as_mut().graceful_shutdown();
+            let _ = timeout(FAREWELL, http).await;
+        }
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+    }
+    streams.abort();
+}
+
+/// Ends a connection that was cut: abruptly if something is on its way, cleanly if it is idle.
+async fn end(handle: &Handle, mut io: GuardedIo) {
+    if handle.is_in_flight() {
+        handle.end_with_reset();
+    } else {
+        // A peer that does not take the goodbye goes without.
+        let _ = timeout(FAREWELL, io.shutdown()).await;
+    }
+}
+
+/// Ends a connection after its last answer, which must arrive although the peer may still be sending.
+async fn close(mut io: GuardedIo) {
+    let closed = async {
+        io.shutdown().await?;
+        discard(io.tcp()).await
+    };
+    // However it ends, the connection is closed now.
+    let _ = timeout(LINGER, closed).await;
+}
+
+/// Hands requests to the request path.
+struct Requests(Rc<Connection>);
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = LocalBoxFuture<'static, Result<Response<AnswerBody>, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let flight = InFlight::enter(&self.0.handle);
+        request::answer(Rc::clone(&self.0), flight, request).boxed_local()
+    }
+}
+
+/// The tasks of an HTTP/2 connection's streams, which end with it.
+#[derive(Clone)]
+struct Streams {
+    tasks: Rc<RefCell<JoinSet<()>>>,
+    handle: Arc<Handle>,
+}
+
+impl Streams {
+    fn abort(&self) {
+        self.tasks.borrow_mut().abort_all();
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        if self.handle.is_cut() {
+            // Dropped, it is reset.
+            return;
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(stream);
+    }
+}
+
+fn handshake_record(
+    address: std::net::SocketAddr,
+    fault: HandshakeFault,
+    duration: Duration,
+) -> Record {
+    Record {
+        at: now(),
+        request_id: None,
+        address,
+        device: None,
+        serial: None,
+        unregistered: None,
+        server_name: None,
+        host: None,
+        method: None,
+        path: None,
+        outcome: Outcome::HandshakeRefused(fault),
+        status: None,
+        duration,
+    }
+}
+
+/// Room for a head of 16 KiB and what follows it.
+const MAX_BUFFER: usize = 32 * 1024;
+/// Per direction of a tunnel.
+const SPLICE: usize = 16 * 1024;
+/// How long a cut connection may take to say goodbye.
+const FAREWELL: Duration = Duration::from_millis(100);
+const MAX_STREAMS: u32 = 100;
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+const MAX_RESETS: usize = 20;

@@ -1,0 +1,175 @@
+//! The connection index: from a certificate's registry index to its open connections.
+//!
+//! Entered and left once per connection. A connection is entered *before* its status word is first read, and
+//! a change sets the word *before* it looks here: so either the connection sees the change, or the change
+//! sees the connection (both go through the shard's lock).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use identity::{DeviceId, Index, Timestamp};
+
+use crate::handle::Handle;
+
+/// All open connections of the gateway.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    shards: Box<[Mutex<Shard>]>,
+    next: AtomicU64,
+}
+
+type Shard = HashMap<Index, Vec<Opened>>;
+
+/// An open connection.
+#[derive(Clone, Debug)]
+struct Opened {
+    number: u64,
+    handle: Arc<Handle>,
+    description: OpenConnection,
+}
+
+/// What is told of an open connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenConnection {
+    /// The device, if the certificate names one.
+    pub device: Option<DeviceId>,
+    /// The other end.
+    pub address: SocketAddr,
+    /// When the handshake had ended.
+    pub opened_at: Timestamp,
+}
+
+/// An entry in the index; dropping it takes the connection out and tells that it is gone.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    connections: Arc<Connections>,
+    index: Index,
+    number: u64,
+    handle: Arc<Handle>,
+}
+
+impl Connections {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// Enters a connection. A certificate without a readable name has the index [`NAMELESS`].
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        index: Index,
+        handle: Arc<Handle>,
+        description: OpenConnection,
+    ) -> Entry {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let opened = Opened {
+            number,
+            handle: Arc::clone(&handle),
+            description,
+        };
+        self.shard(index).entry(index).or_default().push(opened);
+        Entry {
+            connections: Arc::clone(self),
+            index,
+            number,
+            handle,
+        }
+    }
+
+    /// The handles of a certificate's connections.
+    pub(crate) fn handles(&self, index: Index) -> Vec<Arc<Handle>> {
+        self.shard(index)
+            .get(&index)
+            .map(|opened| opened.iter().map(|one| Arc::clone(&one.handle)).collect())
+            .unwrap_or_default()
+    }
+
+    /// What is known of a certificate's connections.
+    pub(crate) fn descriptions(&self, index: Index) -> Vec<OpenConnection> {
+        self.shard(index)
+            .get(&index)
+            .map(|opened| opened.iter().map(|one| one.description.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    /// Does something to every connection.
+    pub(crate) fn for_each(&self, mut act: impl FnMut(&Handle)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().flatten().for_each(|one| act(&one.handle));
+        }
+    }
+
+    fn shard(&self, index: Index) -> MutexGuard<'_, Shard> {
+        let shard = (index.0 % SHARDS as u64) as usize;
+        // Every change of a shard is whole when its lock is released, even by a panic.
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut shard = self.connections.shard(self.index);
+        if let Some(opened) = shard.get_mut(&self.index) {
+            opened.retain(|one| one.number != self.number);
+            if opened.is_empty() {
+                shard.remove(&self.index);
+            }
+        }
+        drop(shard);
+        self.handle.leave();
+    }
+}
+
+/// The index of connections whose certificate has none; the registry never uses it.
+pub(crate) const NAMELESS: Index = Index(0);
+
+const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(connections: &Arc<Connections>, index: u64) -> (Arc<Handle>, Entry) {
+        let handle = Arc::new(Handle::new());
+        let description = OpenConnection {
+            device: None,
+            address: ([127, 0, 0, 1], 1).into(),
+            opened_at: Timestamp(1),
+        };
+        let entry = connections.enter(Index(index), Arc::clone(&handle), description);
+        (handle, entry)
+    }
+
+    #[test]
+    fn connections_are_found_until_they_leave() {
+        let connections = Arc::new(Connections::new());
+        let (first, first_entry) = enter(&connections, 7);
+        let (_second, second_entry) = enter(&connections, 7);
+        let (_other, _other_entry) = enter(&connections, 7 + SHARDS as u64);
+        assert_eq!(connections.handles(Index(7)).len(), 2);
+        assert_eq!(connections.descriptions(Index(7)).len(), 2);
+        drop(first_entry);
+        assert!(first.is_gone());
+        assert_eq!(connections.handles(Index(7)).len(), 1);
+        drop(second_entry);
+        assert_eq!(connections.handles(Index(7)).len(), 0);
+        let mut open = 0;
+        connections.for_each(|_| open += 1);
+        assert_eq!(open, 1);
+    }
+
+    #[test]
+    fn a_handle_is_cut_once() {
+        let handle = Handle::new();
+        assert!(handle.cut());
+        assert!(!handle.cut());
+        assert!(handle.is_cut());
+    }
+}

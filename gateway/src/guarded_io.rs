@@ -1,0 +1,295 @@
+//! The IO wrapper around every connection's decrypted bytes: the one cut, the watcher and the deadline of
+//! request heads.
+//!
+//! After the cut every read and write fails. In front of HTTP/1.1 the watcher sees all bytes first; a head
+//! is withheld until it is whole and clean. A request that breaks a rule is replaced by a request that only
+//! this file writes, so that its refusal takes its place after the answers before it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+
+use crate::handle::Handle;
+use crate::pure::framing::{Rest, Violation, Watcher};
+
+/// A connection's decrypted bytes.
+pub(crate) struct GuardedIo {
+    tls: TlsStream<TcpStream>,
+    handle: Arc<Handle>,
+    inbound: Inbound,
+}
+
+/// How the bytes from the peer are looked at.
+enum Inbound {
+    /// HTTP/2 brings its own framing. After the cut its connection says goodbye for a bounded time, without
+    /// its streams.
+    Http2,
+    /// HTTP/1.1.
+    Http1(Watched),
+}
+
+struct Watched {
+    watcher: Watcher,
+    /// Bytes that were read and not handed on; the first `clean` of them may be.
+    stash: Vec<u8>,
+    clean: usize,
+    head_timeout: Duration,
+    /// Runs while the beginning of a head waits for its end.
+    head_deadline: Option<Pin<Box<Sleep>>>,
+    state: Reading,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// As the peer sends.
+    Open,
+    /// A request broke a rule; after the stash nothing more is read.
+    Refused,
+    /// A body broke a rule: the request under way must fail.
+    Broken,
+}
+
+impl GuardedIo {
+    /// For HTTP/2.
+    pub(crate) fn http2(tls: TlsStream<TcpStream>, handle: Arc<Handle>) -> Self {
+        Self {
+            tls,
+            handle,
+            inbound: Inbound::Http2,
+        }
+    }
+
+    /// For HTTP/1.1, whose heads must arrive within `head_timeout` from their first byte.
+    pub(crate) fn http1(
+        tls: TlsStream<TcpStream>,
+        handle: Arc<Handle>,
+        head_timeout: Duration,
+    ) -> Self {
+        Self {
+            tls,
+            handle,
+            inbound: Inbound::Http1(Watched {
+                watcher: Watcher::new(),
+                stash: Vec::new(),
+                clean: 0,
+                head_timeout,
+                head_deadline: None,
+                state: Reading::Open,
+            }),
+        }
+    }
+
+    /// The TCP connection.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        self.tls.get_ref().0
+    }
+
+    /// Fails once the connection is cut.
+    fn check(&self) -> io::Result<()> {
+        if self.handle.is_cut() && matches!(self.inbound, Inbound::Http1(_)) {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl AsyncRead for GuardedIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check()?;
+        let this = self.get_mut();
+        match &mut this.inbound {
+            Inbound::Http2 => Pin::new(&mut this.tls).poll_read(cx, buf),
+            Inbound::Http1(watched) => watched.poll_read(&mut this.tls, &this.handle, cx, buf),
+        }
+    }
+}
+
+impl Watched {
+    fn poll_read(
+        &mut self,
+        tls: &mut TlsStream<TcpStream>,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        loop {
+            if self.clean > 0 {
+                self.hand_on(buf);
+                return Poll::Ready(Ok(()));
+            }
+            match self.state {
+                Reading::Open => {}
+                // The refusal closes the connection; nobody waits for more.
+                Reading::Refused => return Poll::Pending,
+                Reading::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
+            let ended = if self.stash.is_empty() {
+                ready!(self.read_through(tls, handle, cx, buf))?
+            } else {
+                ready!(self.read_aside(tls, handle, cx))?
+            };
+            if ended || buf.filled().len() > start {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Reads straight into the reader's buffer; what is not clean at its end moves to the stash. True at the
+    /// end of the stream.
+    fn read_through(
+        &mut self,
+        tls: &mut TlsStream<TcpStream>,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let start = buf.filled().len();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(true));
+        }
+        ready!(Pin::new(tls).poll_read(cx, buf))?;
+        let read = &buf.filled()[start..];
+        if read.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let verdict = self.watcher.inspect(read, handle.upgrade());
+        if verdict.rest == Rest::IncompleteHead {
+            self.stash.extend_from_slice(&read[verdict.clean..]);
+        }
+        buf.set_filled(start + verdict.clean);
+        self.follow(verdict.rest, handle);
+        Poll::Ready(Ok(false))
+    }
+
+    /// Reads on while the beginning of a head waits in the stash.
+    fn read_aside(
+        &mut self,
+        tls: &mut TlsStream<TcpStream>,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let mut space = [0; READ_ASIDE];
+        let mut aside = ReadBuf::new(&mut space);
+        if Pin::new(tls).poll_read(cx, &mut aside)?.is_pending() {
+            let deadline = self
+                .head_deadline
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.head_timeout)));
+            ready!(deadline.as_mut().poll(cx));
+            self.follow(Rest::Violation(Violation::HeadTimeout), handle);
+            return Poll::Ready(Ok(false));
+        }
+        if aside.filled().is_empty() {
+            // Half a head and the end: nobody waits for an answer.
+            self.stash = Vec::new();
+            return Poll::Ready(Ok(true));
+        }
+        self.stash.extend_from_slice(aside.filled());
+        let verdict = self.watcher.inspect(&self.stash, handle.upgrade());
+        self.clean = verdict.clean;
+        self.follow(verdict.rest, handle);
+        Poll::Ready(Ok(false))
+    }
+
+    /// Acts on what follows the clean bytes.
+    fn follow(&mut self, rest: Rest, handle: &Handle) {
+        match rest {
+            Rest::Nothing => self.head_deadline = None,
+            Rest::IncompleteHead if self.clean > 0 => self.head_deadline = None,
+            Rest::IncompleteHead => {}
+            Rest::Violation(violation) => {
+                self.head_deadline = None;
+                handle.report_violation(violation);
+                if self.watcher.is_in_body() {
+                    self.stash.truncate(self.clean);
+                    self.state = Reading::Broken;
+                } else {
+                    self.stash.truncate(self.clean);
+                    self.stash.extend_from_slice(REFUSED_REQUEST);
+                    self.clean = self.stash.len();
+                    self.state = Reading::Refused;
+                }
+            }
+        }
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = self.clean.min(buf.remaining());
+        buf.put_slice(&self.stash[..length]);
+        self.clean -= length;
+        if length == self.stash.len() {
+            // An idle connection keeps no buffer.
+            self.stash = Vec::new();
+        } else {
+            self.stash.drain(..length);
+        }
+    }
+}
+
+impl AsyncWrite for GuardedIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.get_mut().tls).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.get_mut().tls).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.get_mut().tls).poll_flush(cx)
+    }
+
+    /// Says goodbye, also after the cut.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tls).poll_shutdown(cx)
+    }
+}
+
+impl Drop for GuardedIo {
+    fn drop(&mut self) {
+        if self.handle.ends_with_reset() {
+            // If it fails, the socket closes the ordinary way, and the peer may get what was sent before.
+            let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Whether a request is the one that stands for a refused one.
+pub(crate) fn stands_for_refused(host: &[u8]) -> bool {
+    host == REFUSED_HOST
+}
+
+/// Takes the place of a request that broke a rule. A peer that sends it gains a refusal.
+const REFUSED_REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: refused-by-keybound.invalid\r\nconnection: close\r\n\r\n";
+const REFUSED_HOST: &[u8] = b"refused-by-keybound.invalid";
+
+const READ_ASIDE: usize = 2048;

@@ -1,0 +1,170 @@
+//! A connection's handle: how others end it, and what its parts tell each other.
+//!
+//! There is ONE cut. It is a flag in here, the IO wrapper fails every read and write once it is set, and the
+//! connection's task wakes to let go of everything else.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use crate::pure::framing::{Upgrade, Violation};
+
+/// Shared by the connection's task, its IO wrapper, its requests and the connection index.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    flags: AtomicU8,
+    upgrade: AtomicU8,
+    violation: OnceLock<Violation>,
+    /// Answers and tunnels that have not ended.
+    in_flight: AtomicUsize,
+    /// The connection's task.
+    waker: AtomicWaker,
+    gone: AtomicBool,
+    going: Notify,
+}
+
+impl Handle {
+    pub(crate) fn new() -> Self {
+        Self {
+            flags: AtomicU8::new(0),
+            upgrade: AtomicU8::new(UNDECIDED),
+            violation: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+            gone: AtomicBool::new(false),
+            going: Notify::new(),
+        }
+    }
+
+    /// Ends the connection at once. True for whoever is first.
+    pub(crate) fn cut(&self) -> bool {
+        self.raise(CUT)
+    }
+
+    /// Lets the connection finish its work because its certificate was retired.
+    pub(crate) fn retire(&self) {
+        self.raise(RETIRED);
+    }
+
+    /// Lets the connection finish its work because the gateway stops.
+    pub(crate) fn drain(&self) {
+        self.raise(DRAINING);
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.has(CUT)
+    }
+
+    /// Whether the certificate was retired after the connection had been entered in the index.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.has(RETIRED)
+    }
+
+    /// Whether the gateway stops.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.has(DRAINING)
+    }
+
+    /// Whether the connection should take no further requests than those under way.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.has(RETIRED | DRAINING)
+    }
+
+    /// Makes the socket's end a reset, so that what waits in the kernel is not delivered any more.
+    pub(crate) fn end_with_reset(&self) {
+        self.raise(RESET);
+    }
+
+    pub(crate) fn ends_with_reset(&self) -> bool {
+        self.has(RESET)
+    }
+
+    /// Wakes this task when a flag is raised.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// What became of the request for an upgrade.
+    pub(crate) fn upgrade(&self) -> Upgrade {
+        match self.upgrade.load(Ordering::Acquire) {
+            ACCEPTED => Upgrade::Accepted,
+            DECLINED => Upgrade::Declined,
+            _ => Upgrade::Undecided,
+        }
+    }
+
+    /// Decides the request for an upgrade.
+    pub(crate) fn decide_upgrade(&self, decision: Upgrade) {
+        let decision = match decision {
+            Upgrade::Undecided => UNDECIDED,
+            Upgrade::Accepted => ACCEPTED,
+            Upgrade::Declined => DECLINED,
+        };
+        self.upgrade.store(decision, Ordering::Release);
+    }
+
+    /// The first rule of framing that the peer broke.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        self.violation.get().copied()
+    }
+
+    pub(crate) fn report_violation(&self, violation: Violation) {
+        // Only the first one counts: nothing after it was read.
+        let _ = self.violation.set(violation);
+    }
+
+    pub(crate) fn enter_flight(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn leave_flight(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Says that the connection's socket is closed.
+    pub(crate) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.going.notify_waiters();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Waits until the connection's socket is closed.
+    pub(crate) async fn gone(&self) {
+        loop {
+            let going = self.going.notified();
+            if self.is_gone() {
+                return;
+            }
+            going.await;
+        }
+    }
+
+    fn has(&self, flags: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flags != 0
+    }
+
+    fn raise(&self, flag: u8) -> bool {
+        let before = self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waker.wake();
+        before & flag == 0
+    }
+}
+
+const CUT: u8 = 1;
+const RETIRED: u8 = 2;
+const DRAINING: u8 = 4;
+const RESET: u8 = 8;
+
+const UNDECIDED: u8 = 0;
+const ACCEPTED: u8 = 1;
+const DECLINED: u8 = 2;

@@ -1,0 +1,96 @@
+//! When a connection ends: by the cut, with its certificate, or some time after it was told to finish.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use identity::Timestamp;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::handle::Handle;
+use crate::shared::now;
+
+/// Watches over one connection, polled before every turn of its task.
+pub(crate) struct Lifetime {
+    handle: Arc<Handle>,
+    not_after: Option<Timestamp>,
+    expiry: Option<Pin<Box<Sleep>>>,
+    drain: Duration,
+    drain_deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// What the connection does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It goes on.
+    Go,
+    /// It takes no further requests and ends after those under way. Said once.
+    Finish,
+    /// It ends at once.
+    End,
+}
+
+impl Lifetime {
+    /// `drain` is how long a connection may take to finish.
+    pub(crate) fn new(handle: Arc<Handle>, not_after: Option<Timestamp>, drain: Duration) -> Self {
+        Self {
+            handle,
+            not_after,
+            expiry: not_after.map(|not_after| Box::pin(sleep(until_check(not_after)))),
+            drain,
+            drain_deadline: None,
+        }
+    }
+
+    /// What to do now; the task is woken when that changes.
+    pub(crate) fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
+        self.handle.register(cx.waker());
+        if self.is_expired(cx) || self.is_overdue(cx) {
+            self.handle.cut();
+        }
+        if self.handle.is_cut() {
+            return Turn::End;
+        }
+        if self.handle.is_finishing() && self.drain_deadline.is_none() {
+            let mut deadline = Box::pin(sleep(self.drain));
+            // Polled once, so that it wakes the task.
+            if deadline.as_mut().poll(cx).is_ready() {
+                self.handle.cut();
+                return Turn::End;
+            }
+            self.drain_deadline = Some(deadline);
+            return Turn::Finish;
+        }
+        Turn::Go
+    }
+
+    fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(not_after), Some(expiry)) = (self.not_after, &mut self.expiry) else {
+            return false;
+        };
+        while expiry.as_mut().poll(cx).is_ready() {
+            if now() > not_after {
+                return true;
+            }
+            expiry
+                .as_mut()
+                .reset(Instant::now() + until_check(not_after));
+        }
+        false
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drain_deadline
+            .as_mut()
+            .is_some_and(|deadline| deadline.as_mut().poll(cx) == Poll::Ready(()))
+    }
+}
+
+/// How long to sleep until the first second after `not_after`; not too long, as the clock may be set.
+fn until_check(not_after: Timestamp) -> Duration {
+    let left = not_after.since(now()) + Duration::from_secs(1);
+    left.min(MAX_SLEEP)
+}
+
+const MAX_SLEEP: Duration = Duration::from_secs(60 * 60);

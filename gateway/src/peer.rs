@@ -1,0 +1,125 @@
+//! Who is at the other end: read once per connection, from the certificate that the handshake proved.
+
+use std::net::SocketAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use identity::certificate::Validity;
+use identity::spiffe::Identity;
+use identity::status::{FingerprintKey, KeyedFingerprint};
+use identity::{DeviceId, Fingerprint, Index, ReadError, Serial, SerialKey};
+use rustls_pki_types::CertificateDer;
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// The server name that it asked for in the handshake.
+    pub(crate) server_name: Option<String>,
+    /// What it proved.
+    pub(crate) credential: Credential,
+}
+
+/// What a peer proved to hold the key of.
+#[derive(Debug)]
+pub(crate) enum Credential {
+    /// A certificate that bears an anchor's signature and names a device.
+    Issued(Issued),
+    /// A certificate that bears an anchor's signature and breaks a rule.
+    Unreadable(ReadError),
+}
+
+/// A device's certificate, and what depends on it alone.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) device: DeviceId,
+    pub(crate) serial: Serial,
+    pub(crate) index: Index,
+    pub(crate) validity: Validity,
+    pub(crate) certificate: Fingerprint,
+    pub(crate) tbs: Fingerprint,
+    /// What the status word must hold for the word to be about this certificate.
+    pub(crate) fingerprint: KeyedFingerprint,
+    /// The value of `X-Device-Id`.
+    pub(crate) device_id_value: HeaderValue,
+    /// The value of `Client-Cert`: a Byte Sequence (RFC 9440, section 2.2).
+    pub(crate) client_cert_value: HeaderValue,
+}
+
+impl Credential {
+    /// Reads a certificate, whose chain and possession are proven.
+    pub(crate) fn read(
+        certificate: &CertificateDer<'_>,
+        serial_key: &SerialKey,
+        fingerprint_key: &FingerprintKey,
+    ) -> Self {
+        let leaf = match identity::certificate::Parsed::from_der(certificate)
+            .and_then(|parsed| parsed.leaf())
+        {
+            Ok(leaf) => leaf,
+            Err(error) => return Self::Unreadable(error),
+        };
+        let device = match leaf.spiffe_id.identity {
+            Identity::Device(device) => device,
+            // The handshake refuses these kinds; a device's name is all that a request could carry.
+            Identity::Gateway(_) | Identity::Operator(_) | Identity::Station(_) => {
+                return Self::Unreadable(ReadError::NoName);
+            }
+        };
+        Self::Issued(Issued {
+            device_id_value: HeaderValue::from_str(device.as_str())
+                .expect("a device id has only letters, digits, dots, underscores and hyphens"),
+            client_cert_value: HeaderValue::try_from(format!(":{}:", STANDARD.encode(certificate)))
+                .expect("base64 has only legal characters"),
+            index: serial_key.open(&leaf.serial),
+            serial: leaf.serial,
+            validity: leaf.validity,
+            fingerprint: fingerprint_key.of(&leaf.certificate),
+            certificate: leaf.certificate,
+            tbs: leaf.tbs,
+            device,
+        })
+    }
+}
+
+impl Peer {
+    /// The certificate, if it names a device.
+    pub(crate) fn issued(&self) -> Option<&Issued> {
+        match &self.credential {
+            Credential::Issued(issued) => Some(issued),
+            Credential::Unreadable(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use identity::Timestamp;
+
+    use super::*;
+
+    /// A peer with device id `a`, for the tests of decisions.
+    pub(crate) fn peer(validity: (u64, u64), server_name: Option<&str>) -> Peer {
+        let certificate = Fingerprint::of(b"certificate");
+        Peer {
+            address: ([192, 0, 2, 1], 1).into(),
+            server_name: server_name.map(str::to_owned),
+            credential: Credential::Issued(Issued {
+                device: DeviceId::parse("a").expect("legal"),
+                serial: "01".parse().expect("hexadecimal"),
+                index: Index(1),
+                validity: Validity {
+                    not_before: Timestamp(validity.0),
+                    not_after: Timestamp(validity.1),
+                },
+                certificate,
+                tbs: Fingerprint::of(b"tbs"),
+                fingerprint: FingerprintKey::new(&[0; 32]).of(&certificate),
+                device_id_value: HeaderValue::from_static("a"),
+                client_cert_value: HeaderValue::from_static(":YQ==:"),
+            }),
+        }
+    }
+}

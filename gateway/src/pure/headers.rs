@@ -1,0 +1,333 @@
+//! Headers and trailers on their way through: what is removed, and what the gateway says instead.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+use super::authorize::Permit;
+use super::identity_names::{Name, judge};
+use super::route::IdentityHeader;
+
+/// Removes from a request what ends at the gateway: hop-by-hop headers, those that Connection names, and
+/// every identity header that the peer sent.
+///
+/// `te: trailers` stays, and the names in Trailer that may pass. Error: a name that only another spelling
+/// hides, wherever it stands.
+pub(crate) fn clean_request(headers: &mut HeaderMap) -> Result<(), HeaderFault> {
+    let wants_trailers = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    clean(headers, Disguise::IsRefused)?;
+    headers.remove(EXPECT);
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    Ok(())
+}
+
+/// Removes from a response what ends at the gateway, and every identity header.
+pub(crate) fn clean_response(headers: &mut HeaderMap) {
+    if clean(headers, Disguise::IsRemoved).is_err() {
+        // What Connection or Trailer name cannot be read, so nothing may depend on them.
+        headers.remove(TRAILER);
+        headers.remove(CONNECTION);
+    }
+}
+
+/// Removes identity and framing headers from the trailers of a request.
+pub(crate) fn clean_request_trailers(trailers: &mut HeaderMap) -> Result<(), HeaderFault> {
+    remove_identity(trailers, Disguise::IsRefused)?;
+    remove_hop_by_hop(trailers);
+    trailers.remove(HOST);
+    trailers.remove(CONTENT_LENGTH);
+    trailers.remove(TRAILER);
+    Ok(())
+}
+
+/// Removes identity and framing headers from the trailers of a response.
+pub(crate) fn clean_response_trailers(trailers: &mut HeaderMap) {
+    if remove_identity(trailers, Disguise::IsRemoved).is_err() {
+        trailers.clear();
+    }
+    remove_hop_by_hop(trailers);
+    trailers.remove(CONTENT_LENGTH);
+    trailers.remove(TRAILER);
+}
+
+/// Says who is calling. Everything here replaces; nothing is taken from the request but its host.
+pub(crate) fn identify(headers: &mut HeaderMap, permit: &Permit<'_>, hop: &Hop<'_>) {
+    for header in &permit.route().identity {
+        match header {
+            IdentityHeader::DeviceId => {
+                headers.insert(X_DEVICE_ID, permit.device().device_id_value.clone());
+            }
+            IdentityHeader::ClientCert => {
+                headers.insert(CLIENT_CERT, permit.device().client_cert_value.clone());
+            }
+        }
+    }
+    headers.insert(X_REQUEST_ID, hop.request_id.clone());
+    headers.insert(X_FORWARDED_FOR, ip_value(hop.address));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_HOST, hop.host.clone());
+    headers.insert(HOST, hop.host.clone());
+}
+
+/// What the gateway knows about a request beside who sent it.
+pub(crate) struct Hop<'a> {
+    /// The request's id.
+    pub(crate) request_id: &'a HeaderValue,
+    /// Where it came from.
+    pub(crate) address: IpAddr,
+    /// The host that was asked for, as it was written.
+    pub(crate) host: &'a HeaderValue,
+}
+
+/// Why headers are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeaderFault {
+    /// A name that is another spelling of one that only the gateway may set.
+    #[error("a header is another spelling of one that only the gateway may set")]
+    Spelling,
+    /// Connection or Trailer does not list header names.
+    #[error("Connection or Trailer does not list header names")]
+    NotNames,
+}
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_DEVICE_ID: HeaderName = HeaderName::from_static("x-device-id");
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Headers about one connection (RFC 9110, section 7.6.1), beside those that Connection names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// What becomes of a name in disguise.
+#[derive(Clone, Copy)]
+enum Disguise {
+    IsRefused,
+    IsRemoved,
+}
+
+fn clean(headers: &mut HeaderMap, disguise: Disguise) -> Result<(), HeaderFault> {
+    remove_identity(headers, disguise)?;
+    if headers.contains_key(CONNECTION) {
+        for name in names_in(headers, &CONNECTION, disguise)? {
+            // These are about the message, whatever Connection says.
+            if name != HOST && name != CONTENT_LENGTH {
+                headers.remove(name);
+            }
+        }
+    }
+    remove_hop_by_hop(headers);
+    if headers.contains_key(TRAILER) {
+        let names = names_in(headers, &TRAILER, disguise)?;
+        headers.remove(TRAILER);
+        for name in names {
+            if judge(name.as_str()) == Name::Ordinary {
+                headers.append(TRAILER, HeaderValue::from(name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_identity(headers: &mut HeaderMap, disguise: Disguise) -> Result<(), HeaderFault> {
+    let mut found = Vec::new();
+    for name in headers.keys() {
+        match (judge(name.as_str()), disguise) {
+            (Name::Ordinary, _) => {}
+            (Name::Disguised, Disguise::IsRefused) => return Err(HeaderFault::Spelling),
+            (Name::Disguised, Disguise::IsRemoved) | (Name::Identity, _) => {
+                found.push(name.clone());
+            }
+        }
+    }
+    for name in found {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The header names that the values of `list` name.
+fn names_in(
+    headers: &HeaderMap,
+    list: &HeaderName,
+    disguise: Disguise,
+) -> Result<Vec<HeaderName>, HeaderFault> {
+    let mut names = Vec::new();
+    for value in headers.get_all(list) {
+        let text = value.to_str().map_err(|_| HeaderFault::NotNames)?;
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
+            let name =
+                HeaderName::from_bytes(item.as_bytes()).map_err(|_| HeaderFault::NotNames)?;
+            if judge(name.as_str()) == Name::Disguised && matches!(disguise, Disguise::IsRefused) {
+                return Err(HeaderFault::Spelling);
+            }
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn ip_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_canonical().to_string())
+        .expect("an IP address has only legal characters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity_names::{FAMILIES, NAMES};
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+                    HeaderValue::from_str(value).expect("a value"),
+                )
+            })
+            .collect()
+    }
+
+    fn check(lines: &[(&str, &str)], expected: Result<&[(&str, &str)], HeaderFault>) {
+        let mut cleaned = headers(lines);
+        let result = clean_request(&mut cleaned).map(|()| cleaned);
+        assert_eq!(result, expected.map(headers), "{lines:?}");
+    }
+
+    #[test]
+    fn every_identity_name_in_every_spelling() {
+        let members = FAMILIES.iter().map(|family| format!("{family}cert"));
+        let names = NAMES.iter().map(|name| (*name).to_owned());
+        for name in members.chain(names) {
+            let upper = name.to_ascii_uppercase();
+            check(&[(&name, "forged")], Ok(&[]));
+            check(&[(&upper, "forged")], Ok(&[]));
+            check(
+                &[(&name, "a"), ("accept", "b"), (&upper, "c")],
+                Ok(&[("accept", "b")]),
+            );
+            check(&[(&name, "")], Ok(&[]));
+            check(&[("connection", &name), (&name, "x")], Ok(&[]));
+            check(&[("trailer", &name)], Ok(&[]));
+            let mut trailers = headers(&[(&name, "forged"), ("digest", "x")]);
+            assert_eq!(clean_request_trailers(&mut trailers), Ok(()));
+            assert_eq!(trailers, headers(&[("digest", "x")]));
+            let mut response = headers(&[(&name, "forged"), ("server", "x")]);
+            clean_response(&mut response);
+            assert_eq!(response, headers(&[("server", "x")]));
+            for other in ["_", "."] {
+                let disguised = name.replace('-', other);
+                if disguised == name {
+                    continue;
+                }
+                let spelling = Err(HeaderFault::Spelling);
+                check(&[(&disguised, "forged")], spelling);
+                check(&[(&disguised.to_ascii_uppercase(), "forged")], spelling);
+                check(&[(&name, "a"), (&disguised, "b")], spelling);
+                check(&[("connection", &disguised)], spelling);
+                check(&[("trailer", &disguised)], spelling);
+                let mut trailers = headers(&[(&disguised, "forged")]);
+                assert_eq!(clean_request_trailers(&mut trailers), spelling.map(|_| ()));
+                clean_response_trailers(&mut trailers);
+                assert_eq!(trailers, headers(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn hop_by_hop() {
+        check(
+            &[
+                ("connection", "keep-alive, X-Private"),
+                ("keep-alive", "timeout=5"),
+                ("x-private", "1"),
+                ("proxy-authorization", "x"),
+                ("proxy-connection", "keep-alive"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "x"),
+                ("expect", "100-continue"),
+                ("host", "a"),
+                ("authorization", "b"),
+            ],
+            Ok(&[("host", "a"), ("authorization", "b")]),
+        );
+        check(
+            &[
+                ("connection", "host, content-length"),
+                ("host", "a"),
+                ("content-length", "3"),
+            ],
+            Ok(&[("host", "a"), ("content-length", "3")]),
+        );
+        check(
+            &[("te", "gzip, trailers;q=1, Trailers")],
+            Ok(&[("te", "trailers"), ("connection", "te")]),
+        );
+        check(&[("te", "gzip")], Ok(&[]));
+        check(
+            &[("trailer", "Digest, X-Device-Id"), ("trailer", "x-sum")],
+            Ok(&[("trailer", "digest"), ("trailer", "x-sum")]),
+        );
+        check(&[("connection", "a b")], Err(HeaderFault::NotNames));
+        check(
+            &[("transfer_encoding", "chunked")],
+            Err(HeaderFault::Spelling),
+        );
+    }
+
+    #[test]
+    fn responses_keep_what_is_theirs() {
+        let mut response = headers(&[
+            ("connection", "close, x-private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("content-length", "3"),
+            ("set-cookie", "a"),
+            ("set-cookie", "b"),
+            ("x_device_id", "forged"),
+        ]);
+        clean_response(&mut response);
+        assert_eq!(
+            response,
+            headers(&[
+                ("content-length", "3"),
+                ("set-cookie", "a"),
+                ("set-cookie", "b")
+            ])
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! Decisions: functions of their arguments.
+//!
+//! Nothing here reads a clock, a file, a socket, the environment or a random source, awaits or logs; time
+//! and random bytes are parameters. Clippy holds that.
+#![deny(clippy::disallowed_methods)]
+
+pub(crate) mod authorize;
+pub(crate) mod framing;
+pub(crate) mod headers;
+pub(crate) mod host;
+pub(crate) mod identity_names;
+pub(crate) mod path;
+pub(crate) mod request_head;
+pub(crate) mod route;

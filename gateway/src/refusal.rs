@@ -1,0 +1,518 @@
+//! Refusals as they leave: the one place where a reason becomes a status, a code and a sentence.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use identity::Problem;
+use serde::Serialize;
+
+use crate::pure::authorize::Denial;
+use crate::pure::framing::Violation;
+use crate::pure::headers::HeaderFault;
+use crate::pure::request_head::HeadFault;
+
+/// Why a request was answered by the gateway itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It may not be forwarded.
+    Denied(Denial),
+    /// Its head is wrong.
+    Head(HeadFault),
+    /// Its headers or trailers are wrong.
+    Header(HeaderFault),
+    /// It broke the rules of framing.
+    Framing(Violation),
+    /// Its body stopped arriving.
+    BodyStalled,
+    /// Its connection was cut while it was under way.
+    Cut,
+    /// The upstream did not answer it.
+    Upstream(UpstreamFault),
+    /// The gateway has a bug.
+    Panic,
+}
+
+/// Why there is no answer from the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamFault {
+    /// Its name does not resolve.
+    Name,
+    /// It does not accept connections.
+    Connect,
+    /// It did not accept a connection in time.
+    ConnectTimeout,
+    /// It did not answer in time.
+    Timeout,
+    /// It closed the connection before it answered.
+    Closed,
+    /// It answered with something that is not one HTTP response.
+    Invalid,
+}
+
+/// The stable codes of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "&'static str")]
+#[expect(
+    missing_docs,
+    reason = "each code is the name in lower case; wire() says what it means"
+)]
+pub enum Code {
+    IdentityInvalid,
+    NotYetValid,
+    Expired,
+    Unregistered,
+    Retired,
+    Suspended,
+    Quarantined,
+    Restricted,
+    Revoked,
+    RegistryStale,
+    HostMismatch,
+    NoRoute,
+    PathRefused,
+    MethodRefused,
+    HostRefused,
+    HeaderRefused,
+    IdentityHeaderSpelling,
+    MalformedRequest,
+    HeadTooLarge,
+    RequestTimeout,
+    UpstreamUnreachable,
+    UpstreamTimeout,
+    UpstreamInvalid,
+    InternalError,
+}
+
+impl Code {
+    /// Every code, in the order of their declaration.
+    pub const ALL: [Self; 24] = [
+        Self::IdentityInvalid,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::Unregistered,
+        Self::Retired,
+        Self::Suspended,
+        Self::Quarantined,
+        Self::Restricted,
+        Self::Revoked,
+        Self::RegistryStale,
+        Self::HostMismatch,
+        Self::NoRoute,
+        Self::PathRefused,
+        Self::MethodRefused,
+        Self::HostRefused,
+        Self::HeaderRefused,
+        Self::IdentityHeaderSpelling,
+        Self::MalformedRequest,
+        Self::HeadTooLarge,
+        Self::RequestTimeout,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTimeout,
+        Self::UpstreamInvalid,
+        Self::InternalError,
+    ];
+
+    /// The code as it is sent, counted and stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityInvalid => "identity-invalid",
+            Self::NotYetValid => "not-yet-valid",
+            Self::Expired => "expired",
+            Self::Unregistered => "unregistered",
+            Self::Retired => "retired",
+            Self::Suspended => "suspended",
+            Self::Quarantined => "quarantined",
+            Self::Restricted => "restricted",
+            Self::Revoked => "revoked",
+            Self::RegistryStale => "registry-stale",
+            Self::HostMismatch => "host-mismatch",
+            Self::NoRoute => "no-route",
+            Self::PathRefused => "path-refused",
+            Self::MethodRefused => "method-refused",
+            Self::HostRefused => "host-refused",
+            Self::HeaderRefused => "header-refused",
+            Self::IdentityHeaderSpelling => "identity-header-spelling",
+            Self::MalformedRequest => "malformed-request",
+            Self::HeadTooLarge => "head-too-large",
+            Self::RequestTimeout => "request-timeout",
+            Self::UpstreamUnreachable => "upstream-unreachable",
+            Self::UpstreamTimeout => "upstream-timeout",
+            Self::UpstreamInvalid => "upstream-invalid",
+            Self::InternalError => "internal-error",
+        }
+    }
+}
+
+impl From<Code> for &'static str {
+    fn from(code: Code) -> Self {
+        code.as_str()
+    }
+}
+
+/// A refusal on the wire.
+pub(crate) struct Wire {
+    pub(crate) status: StatusCode,
+    pub(crate) code: Code,
+    /// The error type of RFC 9209, section 2.3.
+    proxy_error: &'static str,
+    title: &'static str,
+    detail: String,
+}
+
+/// Maps every reason to what the peer sees. Details are sentences that say what to do next.
+pub(crate) fn wire(refusal: Refusal) -> Wire {
+    const DENIED: &str = "http_request_denied";
+    const ERROR: &str = "http_request_error";
+    use StatusCode as S;
+    let (status, code, proxy_error, title, detail) = match refusal {
+        Refusal::Denied(denial) => {
+            let (status, code, title, detail) = denied(denial);
+            (status, code, DENIED, title, detail)
+        }
+        Refusal::Head(HeadFault::Method) => (
+            S::METHOD_NOT_ALLOWED,
+            Code::MethodRefused,
+            DENIED,
+            "Method refused",
+            "CONNECT and TRACE do not pass the gateway. Use another method.".to_owned(),
+        ),
+        Refusal::Head(
+            fault @ (HeadFault::NoHost
+            | HeadFault::SeveralHosts
+            | HeadFault::HostsDiffer
+            | HeadFault::Host(_)),
+        ) => (
+            S::BAD_REQUEST,
+            Code::HostRefused,
+            ERROR,
+            "Host refused",
+            format!("{}. Name one host, the same everywhere.", capital(fault)),
+        ),
+        Refusal::Header(HeaderFault::Spelling) => (
+            S::BAD_REQUEST,
+            Code::IdentityHeaderSpelling,
+            DENIED,
+            "Header spelling refused",
+            "A header is another spelling of one that only the gateway may set, with _ or . for -. Remove it.".to_owned(),
+        ),
+        Refusal::Header(HeaderFault::NotNames) => (
+            S::BAD_REQUEST,
+            Code::HeaderRefused,
+            ERROR,
+            "Header refused",
+            "Connection or Trailer does not list header names. Correct it.".to_owned(),
+        ),
+        Refusal::Framing(Violation::HeadTimeout) | Refusal::BodyStalled => (
+            S::REQUEST_TIMEOUT,
+            Code::RequestTimeout,
+            "http_request_error",
+            "Request timeout",
+            "The request did not arrive within the time allowed. Send it again.".to_owned(),
+        ),
+        Refusal::Framing(violation @ (Violation::HeadTooLong | Violation::TooManyFields)) => (
+            S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Code::HeadTooLarge,
+            ERROR,
+            "Request head too large",
+            format!("{}. Send less in headers.", capital(violation)),
+        ),
+        Refusal::Framing(
+            violation @ (Violation::EmptyLine
+            | Violation::BareLineFeed
+            | Violation::BareCarriageReturn
+            | Violation::Nul
+            | Violation::FoldedLine
+            | Violation::Malformed
+            | Violation::Target
+            | Violation::NoHost
+            | Violation::SeveralHosts
+            | Violation::ContentLength
+            | Violation::TransferEncoding
+            | Violation::TwoLengths
+            | Violation::Expect
+            | Violation::ChunkSize
+            | Violation::ChunkExtension
+            | Violation::ChunkEnd
+            | Violation::TrailersTooLong
+            | Violation::UpgradeWithBody
+            | Violation::EarlyBytes),
+        ) => (
+            S::BAD_REQUEST,
+            Code::MalformedRequest,
+            ERROR,
+            "Malformed request",
+            format!("{}. Correct the client; RFC 9112 has the rules.", capital(violation)),
+        ),
+        Refusal::Cut => (
+            S::FORBIDDEN,
+            Code::Revoked,
+            DENIED,
+            "Connection ended",
+            "The connection was ended while the request was under way. Connect again to learn why.".to_owned(),
+        ),
+        Refusal::Upstream(fault) => upstream(fault),
+        Refusal::Panic => (
+            S::INTERNAL_SERVER_ERROR,
+            Code::InternalError,
+            "proxy_internal_error",
+            "Internal error",
+            "The gateway failed on this request. Report it with the request id.".to_owned(),
+        ),
+    };
+    Wire {
+        status,
+        code,
+        proxy_error,
+        title,
+        detail,
+    }
+}
+
+type Fields = (StatusCode, Code, &'static str, String);
+
+fn denied(denial: Denial) -> Fields {
+    use StatusCode as S;
+    let (status, code, title, detail) = match denial {
+        Denial::IdentityInvalid(rule) => {
+            return (
+                S::FORBIDDEN,
+                Code::IdentityInvalid,
+                "Identity invalid",
+                format!("The certificate identifies no device: {rule}. Enroll the device again."),
+            );
+        }
+        Denial::NotYetValid => (
+            S::FORBIDDEN,
+            Code::NotYetValid,
+            "Certificate not yet valid",
+            "The certificate is not valid yet. Check the clocks of the CA and the gateway.",
+        ),
+        Denial::Expired => (
+            S::FORBIDDEN,
+            Code::Expired,
+            "Certificate expired",
+            "The certificate has expired. Enroll the device again with a new token.",
+        ),
+        Denial::Unregistered => (
+            S::FORBIDDEN,
+            Code::Unregistered,
+            "Certificate unregistered",
+            "The certificate is not in the registry. Enroll the device again, and find out who issued this one.",
+        ),
+        Denial::Retired => (
+            S::FORBIDDEN,
+            Code::Retired,
+            "Certificate retired",
+            "A newer certificate of the device is in use. Use that one.",
+        ),
+        Denial::Suspended => (
+            S::FORBIDDEN,
+            Code::Suspended,
+            "Device suspended",
+            "An operator suspended the device. Ask them to restore it.",
+        ),
+        Denial::Quarantined => (
+            S::FORBIDDEN,
+            Code::Quarantined,
+            "Device quarantined",
+            "The device was set aside because of suspicious use. Ask an operator to look into it.",
+        ),
+        Denial::Restricted => (
+            S::FORBIDDEN,
+            Code::Restricted,
+            "Device restricted",
+            "The device is restricted, and this route does not admit restricted devices. Ask an operator.",
+        ),
+        Denial::Revoked => (
+            S::FORBIDDEN,
+            Code::Revoked,
+            "Certificate revoked",
+            "The certificate was revoked. An operator can replace the device and enroll it again.",
+        ),
+        Denial::RegistryStale => (
+            S::SERVICE_UNAVAILABLE,
+            Code::RegistryStale,
+            "Registry stale",
+            "This gateway has not heard from the registry for too long. Restore its connection to the CA.",
+        ),
+        Denial::HostMismatch => (
+            S::MISDIRECTED_REQUEST,
+            Code::HostMismatch,
+            "Host mismatch",
+            "The request's host is not the server name of the connection. Connect anew for this host.",
+        ),
+        Denial::Path(fault) => {
+            return (
+                S::BAD_REQUEST,
+                Code::PathRefused,
+                "Path refused",
+                format!("{}. Send the path in its plain form.", capital(fault)),
+            );
+        }
+        Denial::NoRoute => (
+            S::NOT_FOUND,
+            Code::NoRoute,
+            "No route",
+            "No route has this host and path. Check the URL, or add a route.",
+        ),
+    };
+    (status, code, title, detail.to_owned())
+}
+
+fn upstream(fault: UpstreamFault) -> (StatusCode, Code, &'static str, &'static str, String) {
+    use StatusCode as S;
+    let (status, code, error, title, detail) = match fault {
+        UpstreamFault::Name => (
+            S::BAD_GATEWAY,
+            Code::UpstreamUnreachable,
+            "dns_error",
+            "Upstream unreachable",
+            "The upstream's name does not resolve. Check the route and the resolver.",
+        ),
+        UpstreamFault::Connect => (
+            S::BAD_GATEWAY,
+            Code::UpstreamUnreachable,
+            "connection_refused",
+            "Upstream unreachable",
+            "No upstream of the route accepts connections. Check that it runs.",
+        ),
+        UpstreamFault::ConnectTimeout => (
+            S::GATEWAY_TIMEOUT,
+            Code::UpstreamTimeout,
+            "connection_timeout",
+            "Upstream timeout",
+            "No upstream of the route accepted a connection in time. Check the network.",
+        ),
+        UpstreamFault::Timeout => (
+            S::GATEWAY_TIMEOUT,
+            Code::UpstreamTimeout,
+            "http_response_timeout",
+            "Upstream timeout",
+            "The upstream did not answer in time. Look at its load and its log.",
+        ),
+        UpstreamFault::Closed => (
+            S::BAD_GATEWAY,
+            Code::UpstreamUnreachable,
+            "connection_terminated",
+            "Upstream closed the connection",
+            "The upstream closed the connection before it answered. Look at its log.",
+        ),
+        UpstreamFault::Invalid => (
+            S::BAD_GATEWAY,
+            Code::UpstreamInvalid,
+            "http_protocol_error",
+            "Upstream answer invalid",
+            "The upstream did not answer with one well-framed HTTP response. Correct it.",
+        ),
+    };
+    (status, code, error, title, detail.to_owned())
+}
+
+/// Whether the connection should end after the refusal, where it serves one request at a time.
+pub(crate) fn closes(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::Framing(_) | Refusal::BodyStalled | Refusal::Cut | Refusal::Panic => true,
+        Refusal::Denied(_) | Refusal::Head(_) | Refusal::Header(_) | Refusal::Upstream(_) => false,
+    }
+}
+
+/// The answer to a refused request.
+pub(crate) fn response(wire: &Wire, request_id: &HeaderValue, close: bool) -> Response<Bytes> {
+    let mut problem = Problem::new(
+        wire.status.as_u16(),
+        wire.code.as_str(),
+        wire.title,
+        wire.detail.as_str(),
+    );
+    problem.request_id = request_id.to_str().ok().map(str::to_owned);
+    let mut response = Response::new(Bytes::from(problem.to_json()));
+    *response.status_mut() = wire.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::MEDIA_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        PROXY_STATUS,
+        HeaderValue::try_from(format!(
+            "keybound; error={}; details=\"{}\"",
+            wire.proxy_error,
+            wire.code.as_str()
+        ))
+        .expect("codes have only letters, hyphens and underscores"),
+    );
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// The fault's sentence, beginning like one.
+fn capital(fault: impl std::fmt::Display) -> String {
+    let text = fault.to_string();
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::path::PathFault;
+
+    fn check(refusal: Refusal, status: u16, code: &str, proxy_status: &str) {
+        let wire = wire(refusal);
+        let id = HeaderValue::from_static("00ff");
+        let response = response(&wire, &id, closes(refusal));
+        assert_eq!(response.status().as_u16(), status);
+        assert_eq!(response.headers()[PROXY_STATUS], proxy_status);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let problem: Problem = serde_json::from_slice(response.body()).expect("JSON");
+        assert_eq!((problem.status, problem.code.as_str()), (status, code));
+        assert_eq!(problem.request_id.as_deref(), Some("00ff"));
+        assert!(problem.detail.ends_with('.'), "{}", problem.detail);
+    }
+
+    #[test]
+    fn refusals_on_the_wire() {
+        check(
+            Refusal::Denied(Denial::Revoked),
+            403,
+            "revoked",
+            "keybound; error=http_request_denied; details=\"revoked\"",
+        );
+        check(
+            Refusal::Denied(Denial::HostMismatch),
+            421,
+            "host-mismatch",
+            "keybound; error=http_request_denied; details=\"host-mismatch\"",
+        );
+        check(
+            Refusal::Denied(Denial::Path(PathFault::DotSegment)),
+            400,
+            "path-refused",
+            "keybound; error=http_request_denied; details=\"path-refused\"",
+        );
+        check(
+            Refusal::Framing(Violation::TwoLengths),
+            400,
+            "malformed-request",
+            "keybound; error=http_request_error; details=\"malformed-request\"",
+        );
+        check(
+            Refusal::Upstream(UpstreamFault::Timeout),
+            504,
+            "upstream-timeout",
+            "keybound; error=http_response_timeout; details=\"upstream-timeout\"",
+        );
+    }
+
+    #[test]
+    fn every_code_is_listed_once() {
+        for (position, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, position);
+        }
+    }
+}

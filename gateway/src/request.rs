@@ -1,0 +1,296 @@
+//! The path of a request, in the order of the design: one function, from the parsed head to the answer.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use futures_util::FutureExt as _;
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use identity::Status;
+use identity::feed::Sighting;
+
+use crate::answer_body::{AnswerBody, InFlight};
+use crate::guarded_io::stands_for_refused;
+use crate::handle::Handle;
+use crate::peer::{Credential, Issued, Peer};
+use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
+use crate::pure::framing;
+use crate::pure::headers::{self, Hop, X_REQUEST_ID};
+use crate::pure::request_head::{asked_host, is_websocket, normal_host};
+use crate::record::{Outcome, Record, Unregistered, bounded};
+use crate::refusal::{Refusal, UpstreamFault, closes, response, wire};
+use crate::shared::now;
+use crate::upstream::{self, ResponseBody, accepts_websocket};
+use crate::worker::Worker;
+
+/// One connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) peer: Peer,
+    pub(crate) handle: Arc<Handle>,
+    /// Whether the device was reported as seen.
+    pub(crate) sighted: Cell<bool>,
+    /// The upstream's end of a tunnel, once it accepted one.
+    pub(crate) tunnel: RefCell<Option<OnUpgrade>>,
+}
+
+/// Answers a request, whatever happens.
+pub(crate) async fn answer(
+    connection: Rc<Connection>,
+    flight: InFlight,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let started = Instant::now();
+    let request_id = random_request_id();
+    let mut record = begin_record(&connection.peer, &request, &request_id);
+    let websocket = asks_for_websocket(&request);
+    let one_at_a_time = request.version() != Version::HTTP_2;
+    let has_body = !request.body().is_end_stream();
+    let forwarding = forward(&connection, request, &request_id, websocket);
+    let outcome = AssertUnwindSafe(forwarding)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
+            connection.worker.shared.metrics.panics.inc();
+            Err(Refusal::Panic)
+        });
+    if websocket && !matches!(&outcome, Ok(Answer::Tunnel(_))) {
+        connection.handle.decide_upgrade(framing::Upgrade::Declined);
+    }
+    let mut answer = match outcome {
+        Ok(Answer::Tunnel(head)) => head.map(|()| AnswerBody::empty(flight)),
+        Ok(Answer::Forwarded(head)) => head.map(|body| AnswerBody::upstream(body, flight)),
+        Err(refusal) => {
+            let wire = wire(refusal);
+            let close = one_at_a_time && (closes(refusal) || has_body);
+            connection.worker.shared.metrics.refused(wire.code);
+            record.outcome = Outcome::Refused(wire.code);
+            if refusal == Refusal::Denied(Denial::Unregistered)
+                && let Some(issued) = connection.peer.issued()
+            {
+                record.unregistered = Some(Unregistered {
+                    certificate: issued.certificate,
+                    tbs: issued.tbs,
+                });
+            }
+            response(&wire, &request_id, close).map(|body| AnswerBody::whole(body, flight))
+        }
+    };
+    answer.headers_mut().insert(X_REQUEST_ID, request_id);
+    if one_at_a_time
+        && connection.handle.is_finishing()
+        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    record.status = Some(answer.status().as_u16());
+    record.duration = started.elapsed();
+    connection
+        .worker
+        .shared
+        .metrics
+        .answered(answer.status().as_u16());
+    connection.worker.shared.record(record);
+    Ok(answer)
+}
+
+/// An upstream's answer, its headers cleaned.
+enum Answer {
+    Forwarded(Response<ResponseBody>),
+    /// The connection becomes a tunnel after this head.
+    Tunnel(Response<()>),
+}
+
+async fn forward(
+    connection: &Connection,
+    mut request: Request<Incoming>,
+    request_id: &HeaderValue,
+    websocket: bool,
+) -> Result<Answer, Refusal> {
+    let Connection {
+        worker,
+        peer,
+        handle,
+        ..
+    } = connection;
+    fail::fail_point!("gateway::request");
+    if let Some(violation) = handle.violation()
+        && (websocket || is_stand_in(&request))
+    {
+        return Err(Refusal::Framing(violation));
+    }
+
+    // What is asked.
+    let head_fault = Refusal::Head;
+    let host =
+        asked_host(request.method(), request.uri(), request.headers()).map_err(head_fault)?;
+    let normal = normal_host(&host).map_err(head_fault)?;
+    let asked = Asked {
+        host: &normal,
+        path: request.uri().path(),
+    };
+
+    // One snapshot, one status, one clock. The connection has been in the index since before this.
+    let snapshot = worker.shared.snapshot.load_full();
+    let standing = standing(worker, peer, handle);
+    let now = now();
+
+    let permit = authorize(peer, asked, &snapshot, standing, now).map_err(Refusal::Denied)?;
+    sight(connection, permit.device(), now);
+
+    headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
+    let hop = Hop {
+        request_id,
+        address: peer.address.ip(),
+        host: &host,
+    };
+    headers::identify(request.headers_mut(), &permit, &hop);
+    if websocket {
+        let headers = request.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    to_origin_form(&mut request)?;
+
+    exchange(connection, permit, request, websocket).await
+}
+
+/// Sends the request, and makes of the answer what the device gets.
+async fn exchange(
+    connection: &Connection,
+    permit: Permit<'_>,
+    request: Request<Incoming>,
+    websocket: bool,
+) -> Result<Answer, Refusal> {
+    let Connection { worker, handle, .. } = connection;
+    let metrics = &worker.shared.metrics;
+    let upstream::Answer {
+        mut response,
+        lease,
+    } = upstream::send(&worker.pool, metrics, permit.route(), handle, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if !websocket || !accepts_websocket(&response) {
+            return Err(Refusal::Upstream(UpstreamFault::Invalid));
+        }
+        if let Some(violation) = handle.violation() {
+            return Err(Refusal::Framing(violation));
+        }
+        *connection.tunnel.borrow_mut() = Some(hyper::upgrade::on(&mut response));
+        handle.decide_upgrade(framing::Upgrade::Accepted);
+        headers::clean_response(response.headers_mut());
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        return Ok(Answer::Tunnel(response.map(drop)));
+    }
+    headers::clean_response(response.headers_mut());
+    Ok(Answer::Forwarded(
+        response.map(|incoming| ResponseBody::new(incoming, lease)),
+    ))
+}
+
+/// What the registry says of the peer's certificate, as far as this gateway knows.
+fn standing(worker: &Worker, peer: &Peer, handle: &Handle) -> Standing {
+    let table = &worker.shared.status;
+    Standing {
+        status: match &peer.credential {
+            Credential::Issued(issued) => table.status(issued.index, issued.fingerprint),
+            Credential::Unreadable(_) => Status::Unknown,
+        },
+        fresh: table.is_fresh(Instant::now()),
+        finishing: handle.is_retired(),
+    }
+}
+
+/// Reports a device as seen, once per connection.
+fn sight(connection: &Connection, issued: &Issued, now: identity::Timestamp) {
+    if !connection.sighted.replace(true) {
+        connection.worker.shared.sight(Sighting {
+            index: issued.index,
+            device: issued.device.clone(),
+            at: now,
+            address: connection.peer.address.ip().to_canonical(),
+        });
+    }
+}
+
+/// The request as upstreams expect it: HTTP/1.1, with nothing but path and query as its target.
+fn to_origin_form(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+    if request.uri().authority().is_some() {
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = request.uri().path_and_query().cloned();
+        *request.uri_mut() = http::Uri::from_parts(parts).map_err(|_| {
+            Refusal::Denied(Denial::Path(crate::pure::path::PathFault::NotAbsolute))
+        })?;
+    }
+    *request.version_mut() = Version::HTTP_11;
+    Ok(())
+}
+
+/// Whether the request stands for one that broke a rule of framing.
+fn is_stand_in(request: &Request<Incoming>) -> bool {
+    request
+        .headers()
+        .get(HOST)
+        .is_some_and(|host| stands_for_refused(host.as_bytes()))
+}
+
+fn asks_for_websocket(request: &Request<Incoming>) -> bool {
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    request.version() == Version::HTTP_11 && is_websocket(request.method().as_str(), fields)
+}
+
+fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderValue) -> Record {
+    let issued = peer.issued();
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| {
+            request
+                .headers()
+                .get(HOST)
+                .and_then(|host| host.to_str().ok())
+        });
+    Record {
+        at: now(),
+        request_id: request_id.to_str().ok().map(str::to_owned),
+        address: peer.address,
+        device: issued.map(|issued| issued.device.clone()),
+        serial: issued.map(|issued| issued.serial),
+        unregistered: None,
+        server_name: peer.server_name.clone(),
+        host: host.map(bounded),
+        method: Some(bounded(request.method().as_str())),
+        path: Some(bounded(request.uri().path())),
+        outcome: Outcome::Forwarded,
+        status: None,
+        duration: Duration::ZERO,
+    }
+}
+
+/// 16 random bytes, in hexadecimal digits.
+fn random_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut random = [0; 16];
+    rand::fill(&mut random).expect("the random source of aws-lc does not fail after its start");
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are legal characters")
+}

@@ -1,0 +1,52 @@
+//! What the workers share: read on the hot path without locks.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use identity::feed::Sighting;
+use identity::{SerialKey, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::Limits;
+use crate::connections::Connections;
+use crate::metrics::Metrics;
+use crate::pure::authorize::Snapshot;
+use crate::record::Record;
+use crate::status_table::StatusTable;
+use crate::tls::Acceptor;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) serial_key: Arc<SerialKey>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) status: Arc<StatusTable>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+    pub(crate) records: mpsc::Sender<Record>,
+    pub(crate) sightings: mpsc::Sender<Sighting>,
+}
+
+impl Shared {
+    /// Hands on an audit record; one that finds no room is counted.
+    pub(crate) fn record(&self, record: Record) {
+        if self.records.try_send(record).is_err() {
+            self.metrics.records_dropped.inc();
+        }
+    }
+
+    /// Hands on a sighting; one that finds no room is counted.
+    pub(crate) fn sight(&self, sighting: Sighting) {
+        if self.sightings.try_send(sighting).is_err() {
+            self.metrics.sightings_dropped.inc();
+        }
+    }
+}
+
+/// The clock on the wall. Before 1970 it counts as 1970, when no certificate was valid.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| since.as_secs()))
+}

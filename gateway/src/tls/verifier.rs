@@ -1,0 +1,105 @@
+//! Who may finish a handshake: holders of a certificate that an anchor vouches for, of the right kind.
+//!
+//! Time, usages and status are not judged here, so that a device learns at HTTP what is wrong with its
+//! certificate; strangers learn nothing but the alert.
+
+use std::sync::Arc;
+
+use identity::certificate::Parsed;
+use identity::chain::{Anchors, ChainError};
+use identity::{Kind, Timestamp};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+/// Verifies the certificates of clients against the anchors of one listener.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) anchors: Anchors,
+    pub(super) hints: Vec<DistinguishedName>,
+    pub(super) mandatory: bool,
+    pub(super) kinds: &'static [Kind],
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.anchors
+            .verify(end_entity, intermediates, Timestamp(now.as_secs()))
+            .map_err(|error| Error::InvalidCertificate(certificate_error(error)))?;
+        let name = Parsed::from_der(end_entity).and_then(|parsed| parsed.spiffe_id());
+        match name {
+            Ok(id) if self.kinds.contains(&id.identity.kind()) => {
+                Ok(ClientCertVerified::assertion())
+            }
+            Ok(_) => Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            )),
+            // One of our own made it: it is told at HTTP which rule it breaks.
+            Err(_) => Ok(ClientCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// The alert that says as much as a stranger may know.
+fn certificate_error(error: ChainError) -> CertificateError {
+    match error {
+        ChainError::Leaf(_) | ChainError::EmptyValidity => CertificateError::BadEncoding,
+        ChainError::TooLong { .. } => CertificateError::UnknownIssuer,
+        ChainError::NotVouchedFor(webpki_error) => {
+            if webpki_error == webpki::Error::InvalidSignatureForPublicKey {
+                CertificateError::BadSignature
+            } else if matches!(
+                webpki_error,
+                webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_)
+            ) {
+                CertificateError::BadEncoding
+            } else if webpki_error == webpki::Error::UnsupportedCriticalExtension {
+                CertificateError::UnhandledCriticalExtension
+            } else {
+                CertificateError::UnknownIssuer
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Bodies on their way through: read as the other side takes them, ended by the cut.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::pool::Lease;
+use crate::handle::Handle;
+use crate::pure::headers::{HeaderFault, clean_request_trailers, clean_response_trailers};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a request's body gets on, as whoever waits for the answer needs to know.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    last_moved: Cell<Instant>,
+    waits_for_peer: Cell<bool>,
+    fault: Cell<Option<HeaderFault>>,
+}
+
+impl Upload {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            last_moved: Cell::new(Instant::now()),
+            waits_for_peer: Cell::new(false),
+            fault: Cell::new(None),
+        })
+    }
+
+    pub(super) fn moved(&self) {
+        self.last_moved.set(Instant::now());
+    }
+
+    pub(super) fn last_moved(&self) -> Instant {
+        self.last_moved.get()
+    }
+
+    /// Whether the upstream would take more of the body, and the peer sends none.
+    pub(super) fn waits_for_peer(&self) -> bool {
+        self.waits_for_peer.get()
+    }
+
+    /// What was wrong with the trailers.
+    pub(super) fn fault(&self) -> Option<HeaderFault> {
+        self.fault.get()
+    }
+}
+
+/// A request's body. After the cut no byte of it reaches the upstream.
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    handle: Arc<Handle>,
+    upload: Rc<Upload>,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, handle: Arc<Handle>, upload: Rc<Upload>) -> Self {
+        Self {
+            incoming: Some(incoming),
+            handle,
+            upload,
+        }
+    }
+
+    pub(super) fn empty(handle: Arc<Handle>, upload: Rc<Upload>) -> Self {
+        Self {
+            incoming: None,
+            handle,
+            upload,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.handle.is_cut() {
+            return Poll::Ready(Some(Err(
+                io::Error::from(io::ErrorKind::ConnectionAborted).into()
+            )));
+        }
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        self.upload.waits_for_peer.set(polled.is_pending());
+        let frame = ready!(polled);
+        self.upload.moved();
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(error)) => Some(Err(error.into())),
+            Some(Ok(frame)) => Some(clean_frame(frame, |trailers| {
+                clean_request_trailers(trailers).inspect_err(|fault| {
+                    self.upload.fault.set(Some(*fault));
+                })
+            })),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// An answer's body. At its end the upstream's connection is kept; dropped before, the connection closes.
+pub(crate) struct ResponseBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
+        Self {
+            incoming,
+            lease: Some(lease),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            None => {
+                if let Some(lease) = self.lease.take() {
+                    lease.give_back();
+                }
+                None
+            }
+            Some(Err(error)) => {
+                self.lease = None;
+                Some(Err(error.into()))
+            }
+            Some(Ok(frame)) => Some(clean_frame(frame, |trailers| {
+                clean_response_trailers(trailers);
+                Ok(())
+            })),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // Whoever reads a body of known length stops at its last byte and does not ask for its end.
+        if self.incoming.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+fn clean_frame(
+    frame: Frame<Bytes>,
+    clean: impl FnOnce(&mut HeaderMap) -> Result<(), HeaderFault>,
+) -> Result<Frame<Bytes>, BoxError> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean(&mut trailers)?;
+            Ok(Frame::trailers(trailers))
+        }
+        Err(frame) => Ok(frame),
+    }
+}

@@ -1,0 +1,194 @@
+//! The upstream's side: a request goes out over a kept connection or a new one, its answer comes back.
+
+mod body;
+mod pool;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use self::body::Upload;
+pub(crate) use self::body::{RequestBody, ResponseBody};
+use self::pool::Lease;
+pub(crate) use self::pool::Pool;
+pub use self::pool::UpstreamTimeouts;
+use crate::handle::Handle;
+use crate::metrics::Metrics;
+use crate::pure::route::Route;
+use crate::refusal::{Refusal, UpstreamFault};
+
+/// An upstream's answer, its framing checked.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+}
+
+/// Sends a request to one of the route's upstreams.
+///
+/// They take turns; if one does not accept connections, the next is tried. What may have reached an
+/// upstream is sent again only if it is harmless (RFC 9110, section 9.2.1) and has no body.
+pub(crate) async fn send(
+    pool: &Rc<Pool>,
+    metrics: &Metrics,
+    route: &Route,
+    handle: &Arc<Handle>,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let (mut head, incoming) = request.into_parts();
+    let bodiless = incoming.is_end_stream();
+    frame(&mut head.headers, &incoming);
+    let repeatable =
+        bodiless && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let upload = Upload::new();
+    let mut copy = repeatable.then(|| head.clone());
+    let body = RequestBody::new(incoming, Arc::clone(handle), Rc::clone(&upload));
+    let mut request = Request::from_parts(head, body);
+    for attempt in 0..=MAX_REPEATS {
+        let mut lease = pool.lease(metrics, route, attempt > 0).await?;
+        let kept = lease.is_kept();
+        let fault = match exchange(&mut lease, request, &upload, pool.timeouts()).await {
+            Ok(response) => {
+                check_framing(&response)?;
+                return Ok(Answer { response, lease });
+            }
+            Err(fault) => fault,
+        };
+        let again = match (fault, copy.take()) {
+            (Failure::NotSent(unsent), _) => *unsent,
+            (Failure::Closed, Some(head)) if kept => {
+                let body = RequestBody::empty(Arc::clone(handle), Rc::clone(&upload));
+                Request::from_parts(head, body)
+            }
+            (Failure::Closed, _) => {
+                return Err(explain(handle, &upload, UpstreamFault::Closed));
+            }
+            (Failure::Invalid, _) => {
+                return Err(explain(handle, &upload, UpstreamFault::Invalid));
+            }
+            (Failure::Timeout, _) if upload.waits_for_peer() => return Err(Refusal::BodyStalled),
+            (Failure::Timeout, _) => return Err(Refusal::Upstream(UpstreamFault::Timeout)),
+        };
+        metrics.upstream_retries.inc();
+        request = again;
+    }
+    Err(Refusal::Upstream(UpstreamFault::Closed))
+}
+
+/// What went wrong with one attempt.
+enum Failure {
+    /// Nothing of the request was sent.
+    NotSent(Box<Request<RequestBody>>),
+    /// The connection ended before the answer.
+    Closed,
+    /// The answer is not HTTP.
+    Invalid,
+    /// Neither body nor answer moved for too long.
+    Timeout,
+}
+
+async fn exchange(
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+    upload: &Upload,
+    timeouts: UpstreamTimeouts,
+) -> Result<Response<Incoming>, Failure> {
+    upload.moved();
+    let mut sending = std::pin::pin!(lease.sender().try_send_request(request));
+    let result = loop {
+        let deadline = upload.last_moved() + timeouts.first_byte;
+        match timeout_at(deadline, &mut sending).await {
+            Ok(result) => break result,
+            Err(_) if upload.last_moved() + timeouts.first_byte > Instant::now() => {}
+            Err(_) => return Err(Failure::Timeout),
+        }
+    };
+    result.map_err(|mut failed| match failed.take_message() {
+        Some(unsent) => Failure::NotSent(Box::new(unsent)),
+        None if failed.error().is_parse() => Failure::Invalid,
+        None => Failure::Closed,
+    })
+}
+
+/// If the peer's own body made the exchange fail, that is the reason.
+fn explain(handle: &Handle, upload: &Upload, fault: UpstreamFault) -> Refusal {
+    if handle.is_cut() {
+        Refusal::Cut
+    } else if let Some(fault) = upload.fault() {
+        Refusal::Header(fault)
+    } else if let Some(violation) = handle.violation() {
+        Refusal::Framing(violation)
+    } else {
+        Refusal::Upstream(fault)
+    }
+}
+
+/// Says how the body is framed, from what the body is, not from what the peer wrote.
+fn frame(headers: &mut HeaderMap, body: &Incoming) {
+    headers.remove(TRANSFER_ENCODING);
+    if body.is_end_stream() {
+        // A length of 0 is left as it was said; GET has none, POST has one.
+        if headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|value| value != "0")
+        {
+            headers.remove(CONTENT_LENGTH);
+        }
+        return;
+    }
+    match body.size_hint().exact() {
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            // Without it, the body of a GET would be dropped.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+}
+
+/// An answer that two readers could delimit differently is none.
+fn check_framing(response: &Response<Incoming>) -> Result<(), Refusal> {
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let length = lengths.next();
+    let encoding = encodings.next();
+    let sound = lengths.next().is_none()
+        && encodings.next().is_none()
+        && !(length.is_some() && encoding.is_some())
+        && length.is_none_or(|value| value.as_bytes().iter().all(u8::is_ascii_digit))
+        && encoding.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if sound {
+        Ok(())
+    } else {
+        Err(Refusal::Upstream(UpstreamFault::Invalid))
+    }
+}
+
+/// Whether the upstream turns the connection into a WebSocket.
+pub(crate) fn accepts_websocket(response: &Response<Incoming>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && response
+            .headers()
+            .get(http::header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// How often a request is sent again on another connection.
+const MAX_REPEATS: usize = 2;
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(60),
+        }
+    }
+}

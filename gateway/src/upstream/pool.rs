@@ -1,0 +1,232 @@
+//! Kept connections to upstreams. Each worker has its own; nothing here is shared between threads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::RequestBody;
+use crate::metrics::Metrics;
+use crate::pure::route::{Route, UpstreamAddress};
+use crate::refusal::{Refusal, UpstreamFault};
+
+/// How long upstreams may take.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamTimeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// To begin an answer, since the request's body last moved.
+    pub first_byte: Duration,
+}
+
+/// The kept connections of one worker.
+pub(crate) struct Pool {
+    idle: RefCell<HashMap<UpstreamAddress, Vec<Idle>>>,
+    turn: Cell<usize>,
+    timeouts: UpstreamTimeouts,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// A connection that one request has for itself.
+///
+/// Dropped, it closes the connection, and with it an exchange under way; [`Lease::give_back`] keeps it.
+pub(crate) struct Lease {
+    sender: SendRequest<RequestBody>,
+    address: UpstreamAddress,
+    pool: Weak<Pool>,
+    kept: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(timeouts: UpstreamTimeouts) -> Rc<Self> {
+        let pool = Rc::new(Self {
+            idle: RefCell::default(),
+            turn: Cell::new(0),
+            timeouts,
+        });
+        spawn_local(close_old(Rc::downgrade(&pool)));
+        pool
+    }
+
+    pub(crate) fn timeouts(&self) -> UpstreamTimeouts {
+        self.timeouts
+    }
+
+    /// A connection to the upstream whose turn it is, or to the next one that accepts; a new one if `fresh`.
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        metrics: &Metrics,
+        route: &Route,
+        fresh: bool,
+    ) -> Result<Lease, Refusal> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let mut fault = UpstreamFault::Connect;
+        for step in 0..route.upstreams.len() {
+            let address = &route.upstreams[turn.wrapping_add(step) % route.upstreams.len()];
+            if !fresh && let Some(sender) = self.take(address) {
+                return Ok(self.lease_of(sender, address, true));
+            }
+            match self.connect(address).await {
+                Ok(sender) => {
+                    metrics.upstream_connections.inc();
+                    return Ok(self.lease_of(sender, address, false));
+                }
+                Err(error) => {
+                    tracing::debug!(%address, ?error, "upstream does not accept a connection");
+                    fault = error;
+                }
+            }
+        }
+        Err(Refusal::Upstream(fault))
+    }
+
+    fn lease_of(
+        self: &Rc<Self>,
+        sender: SendRequest<RequestBody>,
+        address: &UpstreamAddress,
+        kept: bool,
+    ) -> Lease {
+        Lease {
+            sender,
+            address: address.clone(),
+            pool: Rc::downgrade(self),
+            kept,
+        }
+    }
+
+    /// The connection that was used last: it is the least likely to have been closed by the upstream.
+    fn take(&self, address: &UpstreamAddress) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(address)?;
+        while let Some(candidate) = kept.pop() {
+            if candidate.sender.is_ready() && candidate.since.elapsed() < MAX_IDLE {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, address: UpstreamAddress, sender: SendRequest<RequestBody>) {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.entry(address).or_default();
+        if kept.len() < MAX_KEPT {
+            kept.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: &UpstreamAddress,
+    ) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+        let connecting = async {
+            let addresses = tokio::net::lookup_host((address.host(), address.port()))
+                .await
+                .map_err(|_| UpstreamFault::Name)?;
+            let mut last = UpstreamFault::Name;
+            for address in addresses {
+                match TcpStream::connect(address).await {
+                    Ok(tcp) => return Ok(tcp),
+                    Err(_) => last = UpstreamFault::Connect,
+                }
+            }
+            Err(last)
+        };
+        let tcp = timeout(self.timeouts.connect, connecting)
+            .await
+            .map_err(|_| UpstreamFault::ConnectTimeout)??;
+        handshake(tcp).await.map_err(|error| {
+            tracing::debug!(%error, "upstream connection failed at once");
+            UpstreamFault::Connect
+        })
+    }
+}
+
+impl Lease {
+    pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+        &mut self.sender
+    }
+
+    /// Whether the connection served a request before.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Keeps the connection, once it is ready for another request.
+    pub(crate) fn give_back(self) {
+        let Self {
+            mut sender,
+            address,
+            pool,
+            ..
+        } = self;
+        if sender.is_ready() {
+            if let Some(pool) = pool.upgrade() {
+                pool.keep(address, sender);
+            }
+            return;
+        }
+        if sender.is_closed() {
+            return;
+        }
+        // The answer is complete; the request's body, or the last bytes of the answer, may not be.
+        spawn_local(async move {
+            if let Ok(Ok(())) = timeout(MAX_UNREADY, sender.ready()).await
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.keep(address, sender);
+            }
+        });
+    }
+}
+
+async fn handshake(tcp: TcpStream) -> io::Result<SendRequest<RequestBody>> {
+    tcp.set_nodelay(true)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(MAX_RESPONSE_HEADERS)
+        .max_buf_size(MAX_RESPONSE_HEAD)
+        .handshake(TokioIo::new(tcp))
+        .await
+        .map_err(io::Error::other)?;
+    spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Closes connections that nobody has used for long, as long as the pool lives.
+async fn close_old(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(MAX_IDLE / 2).await;
+        let Some(pool) = pool.upgrade() else {
+            return;
+        };
+        pool.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < MAX_IDLE);
+            !kept.is_empty()
+        });
+    }
+}
+
+const MAX_IDLE: Duration = Duration::from_secs(30);
+const MAX_UNREADY: Duration = Duration::from_secs(1);
+/// Kept per upstream and worker.
+const MAX_KEPT: usize = 256;
+const MAX_RESPONSE_HEADERS: usize = 128;
+const MAX_RESPONSE_HEAD: usize = 64 * 1024;

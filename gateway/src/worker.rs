@@ -1,0 +1,152 @@
+//! One worker: a thread with its own runtime, sockets, connections and upstream pool.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_local;
+
+use crate::connection;
+use crate::shared::Shared;
+use crate::upstream::Pool;
+
+/// What a worker's connections share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Rc<Pool>,
+    open: Cell<usize>,
+    closed: Notify,
+    stopping: Cell<bool>,
+}
+
+/// What workers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Accept and serve.
+    Serving,
+    /// Accept no more; end when every connection has ended.
+    Stopping,
+}
+
+/// Serves until told to stop, and then until the last connection has ended.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    listeners: Vec<std::net::TcpListener>,
+    mut phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let worker = Rc::new(Worker {
+        pool: Pool::new(shared.limits.upstream),
+        shared,
+        open: Cell::new(0),
+        closed: Notify::new(),
+        stopping: Cell::new(false),
+    });
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let listener = TcpListener::from_std(listener)?;
+        accepting.spawn_local(accept(Rc::clone(&worker), listener));
+    }
+    // The sender lives as long as the gateway; if it is gone, so is everybody who could say "go on".
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    worker.stopping.set(true);
+    accepting.shutdown().await;
+    while worker.open.get() > 0 {
+        worker.closed.notified().await;
+    }
+    Ok(())
+}
+
+impl Worker {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+}
+
+/// Accepts connections for ever.
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    let mut pause = MIN_PAUSE;
+    loop {
+        let (tcp, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                worker.shared.metrics.accept_errors.inc();
+                if !concerns_one_connection(&error) {
+                    // Out of descriptors or memory: connections that end give some back.
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+                continue;
+            }
+        };
+        pause = MIN_PAUSE;
+        if worker.open.get() >= worker.shared.limits.max_connections {
+            worker.shared.metrics.connections_refused.inc();
+            continue;
+        }
+        if let Err(error) = prepare(&tcp) {
+            tracing::debug!(%error, "connection ended before it began");
+            continue;
+        }
+        let open = Open::enter(Rc::clone(&worker));
+        let serving = connection::serve(Rc::clone(&worker), tcp, address);
+        let metrics = Arc::clone(&worker.shared);
+        spawn_local(async move {
+            if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+                metrics.metrics.panics.inc();
+            }
+            drop(open);
+        });
+    }
+}
+
+/// A connection that counts as open until this is dropped.
+struct Open(Rc<Worker>);
+
+impl Open {
+    fn enter(worker: Rc<Worker>) -> Self {
+        worker.open.set(worker.open.get() + 1);
+        worker.shared.metrics.connections_open.inc();
+        Self(worker)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.shared.metrics.connections_open.dec();
+        self.0.closed.notify_one();
+    }
+}
+
+/// No delays, and an end for peers that vanished.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // A peer that takes no more bytes, or acknowledges none, is gone after as long.
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
