@@ -17,7 +17,7 @@ use identity::DeviceId;
                   3 the server could not be reached, or TLS failed."
 )]
 pub(crate) struct Arguments {
-    /// The key store: file:<folder>, or a folder
+    /// The key store: file:FOLDER, or a folder
     #[arg(
         long,
         global = true,

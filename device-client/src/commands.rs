@@ -2,23 +2,22 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use bytes::Bytes;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use device_client::{
-    AddressError, Answer, Asked, CertificateStatus, EnrollError, Enrolled, Enrollment, Existing,
-    KeyStore, KeyStoreUri, RenewError, Renewal, RequestError, Retry, Roots, RootsError, Schedule,
-    Status, StoreError, Trust, now, rfc3339,
+    Answer, Asked, CertificateStatus, Enrolled, Enrollment, Existing, KeyStore, KeyStoreUri,
+    Renewal, Retry, Roots, Schedule, Status, Trust, now, rfc3339,
 };
-use http::{HeaderName, Method};
+use http::Method;
 use identity::Token;
-use identity::enrollment_code::CodeError;
 use zeroize::Zeroizing;
 
 use crate::cli::{self, Arguments};
+use crate::failure::Failure;
 
 pub(crate) async fn enroll(
     keystore: &KeyStoreUri,
@@ -301,64 +300,6 @@ fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
     Ok(bytes)
 }
-
-/// Why a command failed, in a sentence that says what to do next.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Enroll(#[from] EnrollError),
-    #[error("{0}")]
-    Renew(#[from] RenewError),
-    #[error("{0}")]
-    Request(#[from] RequestError),
-    #[error("the enrollment code is refused: {0}")]
-    Code(CodeError),
-    #[error("the enrollment code's server is refused: {0}")]
-    Server(AddressError),
-    #[error("give an enrollment code, or --server, --roots, --device and --token-file together")]
-    Flags,
-    #[error("the roots {} are refused: {fault}", .path.display())]
-    Roots { path: PathBuf, fault: RootsError },
-    #[error("{} does not hold a token of 32 hexadecimal digits", .path.display())]
-    Token { path: PathBuf },
-    #[error("the header {name} is not the caller's to set")]
-    Header { name: HeaderName },
-    #[error("{} could not be read: {source}", .path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} has more than {limit} bytes", .path.display())]
-    TooLong { path: PathBuf, limit: u64 },
-    #[error("{} is not text", .path.display())]
-    NotText { path: PathBuf },
-    #[error("the output could not be written: {0}")]
-    Output(#[from] io::Error),
-}
-
-impl Failure {
-    pub(crate) fn exit_code(&self) -> u8 {
-        let unreachable = match self {
-            Self::Enroll(error) => error.is_unreachable(),
-            Self::Renew(error) => error.is_unreachable(),
-            Self::Request(error) => error.is_unreachable(),
-            Self::Store(_)
-            | Self::Roots { .. }
-            | Self::Token { .. }
-            | Self::Read { .. }
-            | Self::TooLong { .. }
-            | Self::NotText { .. }
-            | Self::Output(_) => false,
-            Self::Code(_) | Self::Server(_) | Self::Flags | Self::Header { .. } => {
-                return WRONG_USAGE;
-            }
-        };
-        if unreachable { NOT_REACHED } else { FAILED }
-    }
-}
-
-const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
-const NOT_REACHED: u8 = 3;
 
 /// Codes, tokens and roots.
 const MAX_TEXT: u64 = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use identity::{DeviceId, EnrollmentCode, Fingerprint, Token};
+use identity::{DeviceId, EnrollmentCode, Fingerprint, Timestamp, Token};
 
 use crate::acceptance::{AcceptanceFault, Expected, accept};
 use crate::back_off::Retry;
@@ -90,7 +90,11 @@ pub async fn enroll(
 
     let store = KeyStore::create(uri)?;
     let locked = LockedStore::wait(&store).await?;
-    if locked.recover()? && store.settings()?.device == *device {
+    // An expired root still tells which one it was.
+    let same = |store: &KeyStore| -> Result<bool, StoreError> {
+        Ok(store.settings()?.device == *device && store.roots(Timestamp(0))?.same_as(&roots))
+    };
+    if locked.recover()? && same(&store)? {
         // The certificate had come, and the last step had been cut off.
         let credentials = store.credentials()?;
         return Ok(Enrolled { store, credentials });
@@ -144,7 +148,7 @@ async fn trusted_roots(enrollment: &Enrollment) -> Result<Roots, EnrollError> {
             Roots::pinned(&offered, *fingerprint, clock::now()).map_err(|fault| EnrollError::Root {
                 server: server.clone(),
                 expected: *fingerprint,
-                fault,
+                fault: Box::new(fault),
             })
         }
     }
@@ -170,7 +174,7 @@ fn check_vacant(
         }),
         Existing::Replace => match roots {
             // An expired root still tells which one it was.
-            Some(roots) if !store.roots(identity::Timestamp(0))?.same_as(roots) => {
+            Some(roots) if !store.roots(Timestamp(0))?.same_as(roots) => {
                 Err(EnrollError::OtherRoots { directory })
             }
             Some(_) | None => Ok(()),
@@ -197,7 +201,7 @@ pub enum EnrollError {
         /// The root's SHA-256 in the code.
         expected: Fingerprint,
         /// What is wrong with what the server showed.
-        fault: RootsError,
+        fault: Box<RootsError>,
     },
     /// The store has a certificate.
     #[error("the key store {path} already holds a certificate for {holds}. To get the next one: keybound-device renew. For another device: --keystore with another folder. To enroll {holds} anew, with a new key: --replace", path = .directory.display())]

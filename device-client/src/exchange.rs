@@ -206,7 +206,7 @@ impl ExchangeError {
         match self {
             Self::Lost { .. } => true,
             Self::TooSlow { stage, .. } => match stage {
-                Stage::Answer => true,
+                Stage::Answer | Stage::Body => true,
                 Stage::Lookup | Stage::Connect | Stage::Handshake => false,
             },
             Self::NoSuchHost { .. }
@@ -222,7 +222,7 @@ impl ExchangeError {
             Self::NoSuchHost { .. } | Self::Unreachable { .. } => true,
             Self::TooSlow { stage, .. } => match stage {
                 Stage::Lookup | Stage::Connect | Stage::Handshake => true,
-                Stage::Answer => false,
+                Stage::Answer | Stage::Body => false,
             },
             Self::Lost { .. } | Self::Tls { .. } | Self::TooLong { .. } => false,
         }
@@ -258,7 +258,7 @@ impl ExchangeError {
         }
     }
 
-    fn too_slow(address: &ServerAddress, stage: Stage, limit: Duration) -> Self {
+    pub(crate) fn too_slow(address: &ServerAddress, stage: Stage, limit: Duration) -> Self {
         Self::TooSlow {
             address: address.clone(),
             stage,
@@ -276,8 +276,10 @@ pub enum Stage {
     Connect,
     /// The TLS handshake.
     Handshake,
-    /// The answer.
+    /// The answer, or in a streamed one its head.
     Answer,
+    /// The next part of a streamed answer.
+    Body,
 }
 
 impl std::fmt::Display for Stage {
@@ -287,6 +289,7 @@ impl std::fmt::Display for Stage {
             Self::Connect => "the connection",
             Self::Handshake => "the TLS handshake",
             Self::Answer => "the answer",
+            Self::Body => "the next part of the answer",
         })
     }
 }

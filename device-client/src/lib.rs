@@ -37,7 +37,9 @@ mod renew;
 mod request;
 mod server_address;
 mod status;
+mod target;
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "the tests in tests/ share it")]
 mod test_authority;
 mod tls;
 mod trust;
@@ -53,8 +55,9 @@ pub use exchange::{ExchangeError, Stage};
 pub use key_store::{Credentials, FileKey, KeyStore, KeyStoreUri, Settings, StoreError, UriError};
 pub use refusal::Refusal;
 pub use renew::{RenewError, Renewal, Schedule, due_at, renew};
-pub use request::{Answer, Asked, RequestError, Target, TargetError, request};
+pub use request::{Answer, Asked, RequestError, request};
 pub use server_address::{AddressError, ServerAddress};
 pub use status::{CertificateStatus, State, Status, status};
+pub use target::{Target, TargetError};
 pub use tls::TlsFault;
 pub use trust::{Roots, RootsError};

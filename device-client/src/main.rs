@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod failure;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

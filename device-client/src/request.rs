@@ -1,81 +1,22 @@
 //! A request to a service, through the gateway, as the device.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::clock;
-use crate::exchange::{Driver, ExchangeError, Streaming, send};
+use crate::exchange::{Driver, ExchangeError, Stage, Streaming, send};
 use crate::key_store::{Credentials, KeyStore, StoreError};
 use crate::refusal::{Refusal, code_of_gateway};
-use crate::server_address::{AddressError, HTTPS, ServerAddress};
+use crate::server_address::ServerAddress;
+use crate::target::Target;
 use crate::tls;
 use crate::trust::Roots;
-
-/// Where a request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The gateway; `None` for the one that the key store remembers.
-    gateway: Option<ServerAddress>,
-    path: PathAndQuery,
-}
-
-impl FromStr for Target {
-    type Err = TargetError;
-
-    /// Takes an https URL, or a path that starts with `/`.
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        let uri: Uri = text.parse().map_err(|_| TargetError::Malformed)?;
-        let path = match uri.path_and_query() {
-            Some(path) if !path.as_str().starts_with('?') => path.clone(),
-            Some(query) => {
-                PathAndQuery::try_from(format!("/{}", query.as_str())).map_err(|_| TargetError::Malformed)?
-            }
-            None => PathAndQuery::from_static("/"),
-        };
-        let Some(authority) = uri.authority() else {
-            return if text.starts_with('/') {
-                Ok(Self {
-                    gateway: None,
-                    path,
-                })
-            } else {
-                Err(TargetError::Malformed)
-            };
-        };
-        match uri.scheme_str() {
-            Some("https") => {}
-            Some(_) => return Err(TargetError::Address(AddressError::NotHttps)),
-            None => return Err(TargetError::Malformed),
-        }
-        if authority.as_str().contains('@') {
-            return Err(TargetError::Address(AddressError::NotBare));
-        }
-        let port = authority.port_u16().unwrap_or(HTTPS);
-        let gateway = ServerAddress::new(authority.host(), port).map_err(TargetError::Address)?;
-        Ok(Self {
-            gateway: Some(gateway),
-            path,
-        })
-    }
-}
-
-/// Why a text is no target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
-    /// Neither a URL nor a path.
-    #[error("it is neither an https URL nor a path that starts with /")]
-    Malformed,
-    /// The URL's scheme, host or port.
-    #[error("{0}")]
-    Address(AddressError),
-}
 
 /// A request to be sent.
 #[derive(Clone, Debug)]
@@ -159,9 +100,13 @@ impl Answer {
         &self.gateway
     }
 
-    /// The next part of the body; `None` when it is complete. Trailers are skipped.
+    /// The next part of the body, within five minutes; `None` when it is complete. Trailers are skipped.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, RequestError> {
-        while let Some(frame) = self.body.frame().await {
+        let slow = |_| ExchangeError::too_slow(&self.gateway, Stage::Body, BODY_WITHIN);
+        while let Some(frame) = timeout(BODY_WITHIN, self.body.frame())
+            .await
+            .map_err(slow)?
+        {
             let frame = frame.map_err(|error| ExchangeError::of_http(&self.gateway, error))?;
             if let Ok(bytes) = frame.into_data() {
                 return Ok(Some(bytes));
@@ -225,7 +170,9 @@ async fn send_as(
     asked: &Asked,
 ) -> Result<Streaming, ExchangeError> {
     let tls = tls::verified(roots, Some(credentials));
-    send(gateway, tls, asked.request_to(gateway), ANSWER_WITHIN).await
+    let upload = u64::try_from(asked.body.len()).unwrap_or(u64::MAX) / SLOWEST_UPLOAD;
+    let within = ANSWER_WITHIN + Duration::from_secs(upload);
+    send(gateway, tls, asked.request_to(gateway), within).await
 }
 
 fn is_success(status: StatusCode) -> bool {
@@ -272,45 +219,7 @@ impl RequestError {
 
 /// A gateway waits 60 s for its upstream; this is longer, so that its own answer arrives.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, expected: Result<(Option<&str>, &str), TargetError>) {
-        let target = text.parse::<Target>();
-        assert_eq!(
-            target
-                .as_ref()
-                .map(|target| (
-                    target.gateway.as_ref().map(ToString::to_string),
-                    target.path.as_str()
-                ))
-                .map_err(|error| *error),
-            expected.map(|(gateway, path)| (gateway.map(str::to_owned), path)),
-            "{text:?}"
-        );
-    }
-
-    #[test]
-    fn targets() {
-        check("/hello?a=b", Ok((None, "/hello?a=b")));
-        check("https://a.example", Ok((Some("a.example:443"), "/")));
-        check(
-            "https://A.example:8443?x",
-            Ok((Some("a.example:8443"), "/?x")),
-        );
-        check("https://[::1]:8443/v1/", Ok((Some("[::1]:8443"), "/v1/")));
-        check(
-            "http://a.example/",
-            Err(TargetError::Address(AddressError::NotHttps)),
-        );
-        check(
-            "https://device@a.example/",
-            Err(TargetError::Address(AddressError::NotBare)),
-        );
-        for text in ["", "hello", "a.example:8443", "/a b", "*", "?x", "https://"] {
-            check(text, Err(TargetError::Malformed));
-        }
-    }
-}
+/// Bytes per second that even a poor link carries; a longer body is given longer.
+const SLOWEST_UPLOAD: u64 = 1024;
+/// A stream may be silent for a while; a dead connection is not waited for for ever.
+const BODY_WITHIN: Duration = Duration::from_secs(300);

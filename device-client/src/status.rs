@@ -78,7 +78,7 @@ pub struct CertificateStatus {
     pub renewal_due_at: Timestamp,
 }
 
-/// Looks at a key store. Nothing is changed, nothing is sent.
+/// Looks at a key store. Nothing is sent.
 pub fn status(store: &KeyStore) -> Result<Status, StoreError> {
     let now = clock::now();
     let settings = store.settings()?;

@@ -17,6 +17,8 @@ use crate::test_authority::TestAuthority;
 /// The folder as it was after some operation.
 struct Moment {
     folder: TempDir,
+    /// The operation, and on what.
+    operation: String,
     /// The public key for which a certificate had been asked by then.
     asked: Option<Vec<u8>>,
 }
@@ -35,11 +37,13 @@ fn moments_of_next_pair(directory: &Path, authority: &TestAuthority) -> Vec<Mome
     let asked = Rc::new(RefCell::new(None));
     let observer = {
         let (moments, asked, directory) = (moments.clone(), asked.clone(), directory.to_owned());
-        move || {
+        move |operation: &'static str, path: &Path| {
+            let path = path.strip_prefix(&directory).unwrap_or(path).display();
             let folder = TempDir::new().expect("a folder");
             copy(&directory, &folder.path().join("store"));
             moments.borrow_mut().push(Moment {
                 folder,
+                operation: format!("{operation} {path}").trim_end().to_owned(),
                 asked: asked.borrow().clone(),
             });
         }
@@ -172,30 +176,45 @@ fn holds(store: &KeyStore, public_key: &[u8]) -> bool {
     })
 }
 
+/// What a loss of power could undo is synced before anything relies on it: the key before its request leaves, the
+/// certificate before the link leads to it, the link before the old pair goes.
 #[test]
-fn the_key_is_on_the_disk_before_its_request_leaves() {
+fn a_renewal_takes_these_steps_in_this_order() {
     let authority = TestAuthority::new();
     let folder = TempDir::new().expect("a folder");
-    let moments = moments_of_next_pair(&folder.path().join("store"), &authority);
-    let last_before = moments
-        .iter()
-        .rfind(|moment| moment.asked.is_none())
-        .expect("the key is made before it is asked for");
-    let asked = moments
-        .iter()
-        .find_map(|moment| moment.asked.clone())
-        .expect("it is asked for");
-    let store = last_before.store();
-    let generation = Generation::parse("1").expect("legal");
-    let key = store
-        .load_key(generation)
-        .expect("readable")
-        .expect("whole");
-    assert_eq!(key.subject_public_key_info(), asked);
-    assert!(
-        !store
-            .generation_path(generation)
-            .join("key.pem.new")
-            .exists()
-    );
+    let directory = folder.path().join("store");
+    moments_of_next_pair(&directory, &authority);
+    let moments = moments_of_next_pair(&directory, &authority);
+    let steps = |asked: bool| -> Vec<&str> {
+        let moments = moments.iter();
+        moments
+            .filter(|moment| moment.asked.is_some() == asked)
+            .map(|moment| moment.operation.as_str())
+            .collect()
+    };
+    let before_the_request = [
+        "made 2",
+        "synced",
+        "made 2/key.pem.new",
+        "written 2/key.pem.new",
+        "synced 2/key.pem.new",
+        "renamed 2/key.pem.new",
+        "synced 2",
+    ];
+    assert_eq!(steps(false), before_the_request);
+    let after_the_request = [
+        "made 2/certificate.pem.new",
+        "written 2/certificate.pem.new",
+        "synced 2/certificate.pem.new",
+        "renamed 2/certificate.pem.new",
+        "synced 2",
+        "made current.new",
+        "renamed current.new",
+        "synced",
+        "removed 1/key.pem",
+        "removed 1/certificate.pem",
+        "removed 1",
+        "synced",
+    ];
+    assert_eq!(steps(true), after_the_request);
 }

@@ -20,7 +20,7 @@ pub(super) fn make_directory(path: &Path) -> Result<(), StoreError> {
         .mode(0o700)
         .create(path)
         .map_err(|source| failed("made", path, source))?;
-    observed();
+    observed("made", path);
     sync_directory(parent(path))
 }
 
@@ -40,15 +40,15 @@ pub(super) fn write(
             flags,
             Mode::from_raw_mode(mode),
         )?);
-        observed();
+        observed("made", &temporary);
         file.write_all(bytes)?;
-        observed();
+        observed("written", &temporary);
         file.sync_all()
     };
     write().map_err(|source| failed("written", &temporary, source))?;
-    observed();
+    observed("synced", &temporary);
     fs::rename(&temporary, &path).map_err(|source| failed("renamed", &temporary, source))?;
-    observed();
+    observed("renamed", &temporary);
     sync_directory(directory)
 }
 
@@ -57,9 +57,9 @@ pub(super) fn link(directory: &Path, name: &str, target: &str) -> Result<(), Sto
     let (temporary, path) = (temporary(directory, name), directory.join(name));
     remove_file(&temporary)?;
     symlink(target, &temporary).map_err(|source| failed("made", &temporary, source))?;
-    observed();
+    observed("made", &temporary);
     fs::rename(&temporary, &path).map_err(|source| failed("renamed", &temporary, source))?;
-    observed();
+    observed("renamed", &temporary);
     sync_directory(directory)
 }
 
@@ -67,7 +67,7 @@ pub(super) fn link(directory: &Path, name: &str, target: &str) -> Result<(), Sto
 pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Ok(()) => {
-            observed();
+            observed("removed", path);
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -78,7 +78,7 @@ pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
 /// Removes an empty directory.
 pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     fs::remove_dir(path).map_err(|source| failed("removed", path, source))?;
-    observed();
+    observed("removed", path);
     sync_directory(parent(path))
 }
 
@@ -127,7 +127,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|source| failed("synced", path, source))?;
-    observed();
+    observed("synced", path);
     Ok(())
 }
 
@@ -156,13 +156,13 @@ pub(super) const TEMPORARY: &str = ".new";
 
 /// Where a crash could happen: tests look at the folder here, after every single operation.
 #[cfg(not(test))]
-fn observed() {}
+fn observed(_operation: &'static str, _path: &Path) {}
 
 #[cfg(test)]
-fn observed() {
+fn observed(operation: &'static str, path: &Path) {
     observer::OBSERVER.with_borrow_mut(|observer| {
         if let Some(observer) = observer {
-            observer();
+            observer(operation, path);
         }
     });
 }
@@ -171,7 +171,11 @@ fn observed() {
 pub(super) mod observer {
     use std::cell::RefCell;
 
+    use std::path::Path;
+
+    pub(in super::super) type Observer = Box<dyn FnMut(&'static str, &Path)>;
+
     thread_local! {
-        pub(in super::super) static OBSERVER: RefCell<Option<Box<dyn FnMut()>>> = RefCell::default();
+        pub(in super::super) static OBSERVER: RefCell<Option<Observer>> = RefCell::default();
     }
 }

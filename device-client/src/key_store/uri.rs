@@ -60,7 +60,7 @@ pub enum UriError {
     #[error("it names no folder; write file:./keybound-device, for example")]
     Empty,
     /// A kind of key store that this version does not have.
-    #[error("there is no key store of the kind {scheme:?} in this version; file:<folder> exists")]
+    #[error("there is no key store of the kind {scheme:?} in this version; file:FOLDER exists")]
     UnknownScheme {
         /// The text before the colon.
         scheme: String,
