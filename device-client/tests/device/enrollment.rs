@@ -7,7 +7,7 @@ use device_client::{
     RootsError, State, StoreError, TlsFault, Trust, enroll, status,
 };
 use identity::{DeviceId, EnrollmentCode, Fingerprint, Token};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::{Fault, Server, TOKEN, public_key, quickly};
 use crate::test_authority::TestAuthority;
@@ -121,19 +121,10 @@ async fn a_server_under_the_root_with_another_name_gets_no_token() {
     let server = Server::start().await;
     let mut enrollment = server.enrollment();
     // The certificate names localhost and 127.0.0.1 only.
-    let relay = TcpListener::bind("127.0.0.2:0").await.unwrap();
-    enrollment.server = relay.local_addr().unwrap().to_string().parse().unwrap();
-    let port = server.port;
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = relay.accept().await {
-            let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .unwrap();
-            tokio::spawn(async move {
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-            });
-        }
-    });
+    enrollment.server = relay("127.0.0.2:0", vec![server.port])
+        .await
+        .parse()
+        .unwrap();
     let error = enroll(&server.uri("store"), &enrollment, quickly())
         .await
         .unwrap_err();
@@ -142,6 +133,44 @@ async fn a_server_under_the_root_with_another_name_gets_no_token() {
         "{error}"
     );
     assert_eq!(server.authorizations(), [""; 0]);
+}
+
+/// Verifying one connection says nothing about the next one.
+#[tokio::test]
+async fn somebody_who_steps_in_between_late_gets_no_token() {
+    let genuine = Server::start().await;
+    let imposter = Server::start().await;
+    let mut enrollment = genuine.enrollment();
+    let ports = vec![genuine.port, genuine.port, imposter.port];
+    let port = relay("127.0.0.1:0", ports).await;
+    enrollment.server = port.replace("127.0.0.1", "localhost").parse().unwrap();
+    let error = enroll(&genuine.uri("store"), &enrollment, quickly())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("not issued under the roots"),
+        "{error}"
+    );
+    assert_eq!(genuine.state().seen.len(), 2);
+    assert!(imposter.state().seen.is_empty());
+}
+
+/// Listens on `address`; the first connection goes to the first port, and so on, all further ones to the last.
+async fn relay(address: &str, ports: Vec<u16>) -> String {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut number = 0;
+        while let Ok((mut near, _)) = listener.accept().await {
+            let port = ports[number.min(ports.len() - 1)];
+            number += 1;
+            let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    address
 }
 
 #[tokio::test]
