@@ -15,6 +15,7 @@ use identity::Kind;
 use identity::chain::Anchors;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -41,13 +42,22 @@ pub struct AcceptorOptions {
     /// The kinds of identity that are accepted.
     pub kinds: &'static [Kind],
     /// The versions of TLS that are spoken.
-    pub versions: &'static [&'static SupportedProtocolVersion],
+    pub versions: Versions,
     /// The application protocols, most wanted first.
     pub alpn: Vec<Vec<u8>>,
     /// How long a whole handshake may take.
     pub deadline: Duration,
     /// How many handshakes may run at a time.
     pub max_handshakes: usize,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// TLS 1.3 alone.
+    Tls13,
+    /// TLS 1.2 too, for clients that never learned better.
+    Tls12AndTls13,
 }
 
 /// Whether clients must have a certificate.
@@ -84,6 +94,10 @@ impl Acceptor {
     /// Fails if the crypto provider cannot speak these versions of TLS.
     pub fn new(options: AcceptorOptions) -> Result<Self, Error> {
         let provider = Arc::new(provider());
+        let versions: &[&SupportedProtocolVersion] = match options.versions {
+            Versions::Tls13 => &[&TLS13],
+            Versions::Tls12AndTls13 => &[&TLS13, &TLS12],
+        };
         let verifier = Verifier {
             anchors: options.anchors,
             hints: options.hints,
@@ -95,7 +109,7 @@ impl Acceptor {
             provider: Arc::clone(&provider),
         };
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(options.versions)?
+            .with_protocol_versions(versions)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(options.certificate);
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,0 +1,193 @@
+//! A device's end: TLS by rustls, HTTP/1.1 by hand, HTTP/2 by hyper.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::authority::Identity;
+use crate::rig::Rig;
+
+/// A connection that speaks HTTP/1.1.
+pub(crate) struct Client {
+    pub(crate) tls: TlsStream<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+pub(crate) fn config(rig: &Rig, device: Option<&Identity>, alpn: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(rig.authority.certificate.clone())
+        .expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots);
+    let mut config = match device {
+        Some(device) => builder
+            .with_client_auth_cert(vec![device.certificate.clone()], device.key())
+            .expect("a certificate"),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config.resumption = Resumption::in_memory_sessions(8);
+    config
+}
+
+pub(crate) async fn handshake(
+    rig: &Rig,
+    config: ClientConfig,
+    name: &str,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(rig.address).await?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+}
+
+impl Client {
+    pub(crate) async fn connect(rig: &Rig, device: &Identity) -> Self {
+        Self::connect_to(rig, device, "api.test").await
+    }
+
+    pub(crate) async fn connect_to(rig: &Rig, device: &Identity, name: &str) -> Self {
+        let config = config(rig, Some(device), "http/1.1");
+        let tls = handshake(rig, config, name).await.expect("a handshake");
+        Self {
+            tls,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.tls.write_all(text.as_bytes()).await.expect("sent");
+        self.tls.flush().await.expect("sent");
+    }
+
+    /// Sends a request without body and reads its answer.
+    pub(crate) async fn get(&mut self, path: &str, lines: &str) -> Answer {
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: api.test\r\n{lines}\r\n"
+        ))
+        .await;
+        self.answer().await.expect("an answer")
+    }
+
+    /// The next answer.
+    pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
+        let head = self.until(b"\r\n\r\n").await?;
+        let lower = head.to_ascii_lowercase();
+        let mut body = String::new();
+        if let Some(rest) = lower.split("content-length: ").nth(1) {
+            let digits = rest.split("\r\n").next().unwrap_or_default();
+            let length: usize = digits.parse().expect("a length");
+            while length < 1_000_000 && self.buffer.len() < length {
+                self.read().await?;
+            }
+            if length < 1_000_000 {
+                body = String::from_utf8_lossy(&self.buffer).into_owned();
+                self.buffer.drain(..length);
+            }
+        } else if lower.contains("transfer-encoding: chunked") {
+            body = self.until(b"0\r\n").await?;
+            body.push_str(&self.until(b"\r\n\r\n").await?);
+        }
+        Ok(Answer { head: lower, body })
+    }
+
+    /// Reads the text up to and including `end`.
+    pub(crate) async fn until(&mut self, end: &[u8]) -> io::Result<String> {
+        loop {
+            if let Some(at) = self
+                .buffer
+                .windows(end.len())
+                .position(|window| window == end)
+            {
+                let text: Vec<u8> = self.buffer.drain(..at + end.len()).collect();
+                return Ok(String::from_utf8_lossy(&text).into_owned());
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        let reading = self.tls.read_buf(&mut self.buffer);
+        match tokio::time::timeout(Duration::from_secs(5), reading).await {
+            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Whether the connection ends, within the time that a cut may take.
+    pub(crate) async fn ends(&mut self) -> bool {
+        let ending = async {
+            loop {
+                self.buffer.clear();
+                match self.tls.read_buf(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), ending)
+            .await
+            .is_ok()
+    }
+}
+
+/// An answer, its head in lower case.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> u16 {
+        self.head[9..12].parse().expect("a status")
+    }
+
+    /// Status and code of a refusal.
+    pub(crate) fn refusal(&self) -> (u16, String) {
+        let problem: identity::Problem =
+            serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"));
+        assert_eq!(problem.status, self.status());
+        assert!(self.head.contains(&format!("details=\"{}\"", problem.code)));
+        (problem.status, problem.code)
+    }
+}
+
+/// A connection that speaks HTTP/2, and the task that drives it.
+pub(crate) async fn http2(
+    rig: &Rig,
+    device: &Identity,
+) -> (
+    SendRequest<Full<Bytes>>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+) {
+    let config = config(rig, Some(device), "h2");
+    let tls = handshake(rig, config, "api.test")
+        .await
+        .expect("a handshake");
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .handshake(TokioIo::new(tls))
+        .await
+        .expect("HTTP/2");
+    (sender, tokio::spawn(connection))
+}

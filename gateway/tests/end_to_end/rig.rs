@@ -1,0 +1,179 @@
+//! A gateway with its surroundings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gateway::tls::{Acceptor, AcceptorOptions, Clients, ServerCertificate, Versions};
+use gateway::{
+    Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable, Snapshot,
+    UpstreamTimeouts,
+};
+use identity::chain::Anchors;
+use identity::feed::{Acknowledgement, Batch, Sighting, StatusChange};
+use identity::{Class, Fingerprint, Kind, Name, SerialKey, Status};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+
+use crate::authority::{Authority, Identity, SERIAL_KEY};
+use crate::upstream::Upstream;
+
+pub(crate) struct Rig {
+    pub(crate) authority: Authority,
+    pub(crate) upstream: Upstream,
+    pub(crate) gateway: Gateway,
+    pub(crate) address: SocketAddr,
+    pub(crate) records: mpsc::Receiver<Record>,
+    pub(crate) sightings: mpsc::Receiver<Sighting>,
+    registry: Registry,
+    seq: u64,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Limits {
+            head_timeout: Duration::from_millis(500),
+            upstream: UpstreamTimeouts {
+                connect: Duration::from_secs(1),
+                first_byte: Duration::from_secs(1),
+            },
+            ..Limits::default()
+        })
+        .await
+    }
+
+    pub(crate) async fn start_with(limits: Limits) -> Self {
+        let authority = Authority::new();
+        let upstream = Upstream::start().await;
+        let server = authority.server();
+        let certificate = ServerCertificate::new(vec![server.certificate.clone()], server.key())
+            .expect("a server certificate");
+        let acceptor = Acceptor::new(AcceptorOptions {
+            certificate: Arc::new(certificate),
+            anchors: Anchors::new(&[authority.certificate.clone()]).expect("an anchor"),
+            hints: vec![],
+            clients: Clients::Required,
+            kinds: &[Kind::Device],
+            versions: Versions::Tls13,
+            alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            deadline: Duration::from_secs(2),
+            max_handshakes: 512,
+        })
+        .expect("an acceptor");
+        let (records, record_receiver) = mpsc::channel(1_000);
+        let (sightings, sighting_receiver) = mpsc::channel(1_000);
+        let mut registry = Registry::default();
+        let snapshot = snapshot(&[&format!("http://{}", upstream.address)]);
+        let gateway = Gateway::bind(
+            Options {
+                name: Name::parse("gateway-1").expect("a name"),
+                listen: vec!["127.0.0.1:0".parse().expect("an address")],
+                workers: 2,
+                acceptor: Arc::new(acceptor),
+                serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
+                snapshot,
+                max_staleness: Duration::from_secs(60),
+                limits,
+                records,
+                sightings,
+            },
+            &mut registry,
+        )
+        .expect("bound")
+        .start()
+        .expect("started");
+        gateway.heartbeat(Instant::now());
+        Self {
+            address: gateway.addresses()[0],
+            authority,
+            upstream,
+            gateway,
+            records: record_receiver,
+            sightings: sighting_receiver,
+            registry,
+            seq: 0,
+        }
+    }
+
+    /// A device that is registered.
+    pub(crate) async fn device(&mut self, id: &str, index: u64) -> Identity {
+        let device = self.authority.device(id, index);
+        self.set(&device, Status::Active).await;
+        device
+    }
+
+    /// Puts a status in force, and waits for the acknowledgement.
+    pub(crate) async fn set(&mut self, device: &Identity, status: Status) -> Acknowledgement {
+        self.seq += 1;
+        let certificate = Fingerprint::of(&device.certificate);
+        let batch = Batch {
+            after: self.seq - 1,
+            upto: self.seq,
+            changes: vec![StatusChange {
+                seq: self.seq,
+                index: device.index,
+                certificate,
+                tbs: certificate,
+                status,
+                class: Class(0),
+            }],
+        };
+        let applied = self.gateway.apply(&batch);
+        assert_eq!(
+            self.gateway.status(device.index, &certificate),
+            (status, Class(0))
+        );
+        applied.finish(Duration::from_secs(1)).await
+    }
+
+    /// The outcome of the next audit record.
+    pub(crate) async fn next_outcome(&mut self) -> Outcome {
+        self.next_record().await.outcome
+    }
+
+    pub(crate) async fn next_record(&mut self) -> Record {
+        tokio::time::timeout(Duration::from_secs(5), self.records.recv())
+            .await
+            .expect("a record in time")
+            .expect("a record")
+    }
+
+    /// A line of the metrics.
+    pub(crate) fn metric(&self, name: &str) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        text.lines()
+            .find_map(|line| line.strip_prefix(&format!("keybound_gateway_{name} ")))
+            .unwrap_or_else(|| panic!("{name} in {text}"))
+            .to_owned()
+    }
+}
+
+pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
+    let route = |path: &str, identity| Route {
+        host: None,
+        path: path.to_owned(),
+        upstreams: upstreams
+            .iter()
+            .map(|address| address.parse().expect("an upstream"))
+            .collect(),
+        identity,
+    };
+    Snapshot {
+        routes: RouteTable::new(vec![
+            route("/", vec![IdentityHeader::DeviceId]),
+            route(
+                "/cert",
+                vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+            ),
+            route("/plain", vec![]),
+            Route {
+                host: Some("other.test".into()),
+                ..route("/only", vec![])
+            },
+        ])
+        .expect("routes"),
+        server_names: vec!["api.test".into(), "localhost".into()],
+        without_sni: vec!["localhost".into()],
+    }
+}

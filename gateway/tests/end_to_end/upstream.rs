@@ -1,0 +1,161 @@
+//! An upstream on a bare socket: keeps every byte that arrives, and answers by the path.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    bytes: Vec<u8>,
+    connections: usize,
+    ended: usize,
+}
+
+impl Upstream {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let upstream = Self {
+            address: listener.local_addr().expect("bound"),
+            seen: Arc::default(),
+        };
+        let accepting = upstream.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                accepting.with(|seen| seen.connections += 1);
+                let serving = accepting.clone();
+                tokio::spawn(async move {
+                    let _ = serving.serve(tcp).await;
+                    serving.with(|seen| seen.ended += 1);
+                });
+            }
+        });
+        upstream
+    }
+
+    /// Everything that arrived since the last call.
+    pub(crate) fn take(&self) -> String {
+        let bytes = self.with(|seen| std::mem::take(&mut seen.bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.with(|seen| seen.connections)
+    }
+
+    /// Waits until only `open` connections are open.
+    pub(crate) async fn wait_for_open(&self, open: usize) {
+        for _ in 0..200 {
+            if self.with(|seen| seen.connections - seen.ended) <= open {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("upstream connections stay open");
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Seen) -> T) -> T {
+        act(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn serve(&self, mut tcp: TcpStream) -> std::io::Result<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let Some(head) = self.read_until(&mut tcp, &mut buffer, b"\r\n\r\n").await? else {
+                return Ok(());
+            };
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let lower = head.to_ascii_lowercase();
+            if path.starts_with("/hang") {
+                // Until the gateway closes.
+                while self.read(&mut tcp, &mut buffer).await? > 0 {}
+                return Ok(());
+            }
+            if path.starts_with("/ws") {
+                tcp.write_all(SWITCH).await?;
+                loop {
+                    let received = std::mem::take(&mut buffer);
+                    tcp.write_all(&received).await?;
+                    if self.read(&mut tcp, &mut buffer).await? == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+            if lower.contains("transfer-encoding: chunked") {
+                self.read_until(&mut tcp, &mut buffer, b"0\r\n").await?;
+                self.read_until(&mut tcp, &mut buffer, b"\r\n").await?;
+            } else if let Some(rest) = lower.split("content-length: ").nth(1) {
+                let length: usize = rest
+                    .split("\r\n")
+                    .next()
+                    .and_then(|digits| digits.parse().ok())
+                    .expect("a length");
+                while buffer.len() < length {
+                    if self.read(&mut tcp, &mut buffer).await? == 0 {
+                        return Ok(());
+                    }
+                }
+                buffer.drain(..length);
+            }
+            match path.split('?').next().unwrap_or_default() {
+                "/slow" => {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
+                        .await?;
+                    loop {
+                        tcp.write_all(&[b'x'; 1000]).await?;
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+                "/two-lengths" => {
+                    tcp.write_all(
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                    )
+                    .await?;
+                }
+                "/garbage" => tcp.write_all(b"SSH-2.0-OpenSSH\r\n\r\n").await?,
+                "/close" => return Ok(()),
+                "/headers" => tcp.write_all(HEADERS).await?,
+                "/trailers" => tcp.write_all(TRAILERS).await?,
+                _ => tcp.write_all(OK).await?,
+            }
+        }
+    }
+
+    /// Reads a text up to and including `end`; `None` at the end of the stream.
+    async fn read_until(
+        &self,
+        tcp: &mut TcpStream,
+        buffer: &mut Vec<u8>,
+        end: &[u8],
+    ) -> std::io::Result<Option<String>> {
+        loop {
+            if let Some(at) = buffer.windows(end.len()).position(|window| window == end) {
+                let head: Vec<u8> = buffer.drain(..at + end.len()).collect();
+                return Ok(Some(String::from_utf8_lossy(&head).into_owned()));
+            }
+            if self.read(tcp, buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn read(&self, tcp: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+        let start = buffer.len();
+        let length = tcp.read_buf(buffer).await?;
+        self.with(|seen| seen.bytes.extend_from_slice(&buffer[start..]));
+        Ok(length)
+    }
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
+const HEADERS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-device-id: forged\r\nx_device_id: forged\r\nproxy-status: forged\r\nconnection: x-private\r\nx-private: 1\r\nx-public: 1\r\n\r\nok";
+const TRAILERS: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: digest, x-device-id\r\n\r\n2\r\nok\r\n0\r\ndigest: sum\r\nx-device-id: forged\r\n\r\n";
