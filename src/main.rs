@@ -1,1 +1,47 @@
-fn main() {}
+//! Keybound: a device identity gateway.
+//!
+//! The table of contents: the command line ([`cli`]) becomes a command ([`commands`]); `up` and `serve` build the
+//! server ([`app`]) from the configuration ([`config`]), the other commands talk to it ([`admin`]).
+
+mod admin;
+mod alarm;
+mod app;
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod decisions;
+mod duration;
+mod enrollment;
+mod feed;
+mod files;
+mod health;
+mod http_server;
+mod metrics;
+mod receipts;
+mod server_certificate;
+mod upstream;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Reads FAILPOINTS; only tests build it in.
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.is_silent() {
+                commands::output::note(&failure);
+            }
+            failure.exit_code()
+        }
+    }
+}

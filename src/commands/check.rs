@@ -1,0 +1,67 @@
+//! `keybound check`: every mistake at once, nothing started.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Failure, output};
+use crate::config::file::ConfigFile;
+use crate::config::{self, Config, Mistake, Purpose};
+
+#[derive(Serialize)]
+struct Report {
+    mistakes: Vec<String>,
+}
+
+pub(super) fn run(path: &Path, json: bool) -> Result<(), Failure> {
+    let (file, mistakes) = read(path)?;
+    let judged = config::check(file, Purpose::Serve, host_name().as_deref(), mistakes);
+    let mistakes = judged.err().unwrap_or_default();
+    if json {
+        output::json(&Report {
+            mistakes: mistakes.iter().map(ToString::to_string).collect(),
+        })?;
+    } else if mistakes.is_empty() {
+        output::print(format!("{}: no mistakes", path.display()))?;
+    }
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(report(&path.display(), &mistakes)))
+}
+
+/// The file as written, with what cannot be read of it.
+pub(super) fn read(path: &Path) -> Result<(ConfigFile, Vec<Mistake>), Failure> {
+    let source =
+        std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+    Ok(ConfigFile::parse(&source))
+}
+
+/// The configuration, or all its mistakes as one failure.
+pub(super) fn judge(
+    name: &dyn std::fmt::Display,
+    file: ConfigFile,
+    mistakes: Vec<Mistake>,
+    purpose: Purpose,
+) -> Result<Config, Failure> {
+    config::check(file, purpose, host_name().as_deref(), mistakes)
+        .map_err(|mistakes| Failure::refused(report(name, &mistakes)))
+}
+
+fn report(name: &dyn std::fmt::Display, mistakes: &[Mistake]) -> String {
+    let number = output::count(mistakes.len() as u64, "mistake", "mistakes");
+    let mut text = format!("{name}: {number}");
+    for mistake in mistakes {
+        text.push_str(&format!("\n  {mistake}"));
+    }
+    text
+}
+
+/// This machine's name, if it is text.
+fn host_name() -> Option<String> {
+    rustix::system::uname()
+        .nodename()
+        .to_str()
+        .ok()
+        .map(str::to_owned)
+}

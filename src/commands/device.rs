@@ -1,0 +1,289 @@
+//! `keybound device`
+
+use super::output::{self, Table, or_dash};
+use super::{Failure, device_id, token};
+use crate::admin::api::{
+    ChangeDevice, Device, DeviceChange, DeviceChanged, DevicePage, DeviceStatus, Receipt,
+};
+use crate::admin::client::Client;
+use crate::cli::{ChangeArguments, DeviceCommand, ReplaceArguments};
+
+pub(super) async fn run(client: &Client, command: DeviceCommand) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::List { status, json } => list(client, status, json).await,
+        DeviceCommand::Show { id, json } => show(client, &id, json).await,
+        DeviceCommand::Revoke(arguments) => change(client, DeviceChange::Revoke, arguments).await,
+        DeviceCommand::Suspend(arguments) => change(client, DeviceChange::Suspend, arguments).await,
+        DeviceCommand::Restore(arguments) => change(client, DeviceChange::Restore, arguments).await,
+        DeviceCommand::Replace(arguments) => replace(client, arguments).await,
+    }
+}
+
+async fn list(client: &Client, status: Option<DeviceStatus>, json: bool) -> Result<(), Failure> {
+    let mut devices = Vec::new();
+    let mut after = None;
+    loop {
+        let mut path = "/v1/devices?".to_owned();
+        if let Some(status) = status {
+            path.push_str(&format!("status={status}&"));
+        }
+        if let Some(after) = &after {
+            path.push_str(&format!("after={after}"));
+        }
+        let page: DevicePage = client.get(&path).await?;
+        devices.extend(page.devices);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if json {
+        return output::json(&devices);
+    }
+    if devices.is_empty() {
+        output::note(match status {
+            Some(status) => format!("No device is {status}."),
+            None => "There is no device yet. Make an enrollment code for one: keybound token new --device ID".into(),
+        });
+        return Ok(());
+    }
+    let mut table = Table::new(&["ID", "STATUS", "VALID UNTIL", "LAST SEEN", "FROM"]);
+    for device in devices {
+        table.row([
+            device.id.to_string(),
+            device.status.to_string(),
+            or_dash(device.not_after),
+            or_dash(device.last_seen_at),
+            or_dash(device.last_seen_address),
+        ]);
+    }
+    output::print(table)
+}
+
+async fn show(client: &Client, id: &str, json: bool) -> Result<(), Failure> {
+    let id = device_id(id)?;
+    let device: Device = client.get(&format!("/v1/devices/{id}")).await?;
+    if json {
+        return output::json(&device);
+    }
+    output::print(describe(&device))
+}
+
+/// A device as people read it.
+pub(super) fn describe(device: &Device) -> String {
+    let seen = match (&device.last_seen_at, &device.last_seen_address) {
+        (Some(at), Some(address)) => format!("{at} from {}", output::harmless(address)),
+        (Some(at), None) => at.clone(),
+        (None, _) => "never".into(),
+    };
+    let mut text = format!(
+        "{} is {}.\n  registered   {}\n  last seen    {seen}\n  open tokens  {}\n",
+        device.id, device.status, device.created_at, device.open_tokens
+    );
+    if device.certificates.is_empty() {
+        text.push_str("\nIt has no certificate yet.\n");
+    } else {
+        let mut table = Table::new(&["SERIAL", "STATUS", "SINCE", "VALID FROM", "VALID UNTIL"]);
+        for certificate in &device.certificates {
+            let expired = if certificate.expired { ", expired" } else { "" };
+            table.row([
+                certificate.serial.to_string(),
+                format!("{}{expired}", certificate.status),
+                certificate.changed_at.clone(),
+                certificate.not_before.clone(),
+                certificate.not_after.clone(),
+            ]);
+        }
+        text.push_str(&format!("\n{table}\n"));
+    }
+    let mut table = Table::new(&["ENTRY", "AT", "BY", "WHAT", "CERTIFICATE", "STATUS", "WHY"]);
+    for entry in &device.history {
+        table.row([
+            entry.seq.to_string(),
+            entry.at.clone(),
+            entry.actor.clone(),
+            entry.action.clone(),
+            or_dash(entry.serial),
+            or_dash(entry.status),
+            or_dash(entry.reason.as_ref()),
+        ]);
+    }
+    text.push_str(&format!("\n{table}"));
+    text
+}
+
+async fn change(
+    client: &Client,
+    change: DeviceChange,
+    arguments: ChangeArguments,
+) -> Result<(), Failure> {
+    let json = arguments.json;
+    let changed = ask(client, change, arguments).await?;
+    if json {
+        output::json(&changed)?;
+    } else {
+        output::print(sentence(&changed))?;
+    }
+    unless_incomplete(&changed)
+}
+
+async fn replace(client: &Client, arguments: ReplaceArguments) -> Result<(), Failure> {
+    let life = token::life(&arguments.ttl)?;
+    let json = arguments.change.json;
+    let changed = ask(client, DeviceChange::Replace, arguments.change).await?;
+    // The code goes to standard output alone, as with `token new`.
+    output::note(sentence(&changed));
+    token::one(client, changed.device.clone(), life, json).await?;
+    unless_incomplete(&changed)
+}
+
+async fn ask(
+    client: &Client,
+    change: DeviceChange,
+    arguments: ChangeArguments,
+) -> Result<DeviceChanged, Failure> {
+    let id = device_id(&arguments.id)?;
+    let message = ChangeDevice {
+        reason: arguments.reason,
+        wait: !arguments.no_wait,
+    };
+    let path = format!("/v1/devices/{id}/{}", change.as_str());
+    client.post(&path, &message).await
+}
+
+/// The receipt in a sentence.
+fn sentence(changed: &DeviceChanged) -> String {
+    let DeviceChanged {
+        device,
+        change,
+        already,
+        receipt,
+        ..
+    } = changed;
+    let done = match change {
+        DeviceChange::Restore if *already => "not suspended, and goes on".to_owned(),
+        DeviceChange::Revoke | DeviceChange::Suspend | DeviceChange::Replace if *already => {
+            format!("already {}", change.participle())
+        }
+        DeviceChange::Revoke
+        | DeviceChange::Suspend
+        | DeviceChange::Restore
+        | DeviceChange::Replace => change.participle().to_owned(),
+    };
+    let done = if *already {
+        format!("{device} was {done}")
+    } else {
+        format!("{device} {done}")
+    };
+    let Some(receipt) = receipt else {
+        return format!("{done}; not waiting for the gateways");
+    };
+    let Receipt {
+        acknowledged,
+        gateways,
+        closed,
+        lingering,
+        milliseconds,
+        ..
+    } = receipt;
+    let closed = match change {
+        DeviceChange::Restore => String::new(),
+        DeviceChange::Revoke | DeviceChange::Suspend | DeviceChange::Replace => format!(
+            ", {} closed",
+            output::count(*closed, "connection", "connections")
+        ),
+    };
+    let lingering = match lingering {
+        0 => String::new(),
+        _ => format!(
+            ", {} not gone yet",
+            output::count(*lingering, "connection", "connections")
+        ),
+    };
+    format!("{done}: {acknowledged} of {gateways} gateways{closed}{lingering}, {milliseconds} ms")
+}
+
+fn unless_incomplete(changed: &DeviceChanged) -> Result<(), Failure> {
+    match changed.receipt {
+        Some(receipt) if !receipt.complete => Err(Failure::unacknowledged(format!(
+            "The change is durable, but not every gateway has carried it out yet; it goes on by itself. \
+             Run the same command again for another receipt, and look at /readyz and the server's log. \
+             ({} of {} gateways acknowledged)",
+            receipt.acknowledged, receipt.gateways
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::DeviceId;
+
+    use super::*;
+
+    fn check(change: DeviceChange, already: bool, receipt: Option<Receipt>, expected: &str) {
+        let changed = DeviceChanged {
+            device: DeviceId::parse("thermostat-7").expect("legal"),
+            change,
+            already,
+            certificates: 1,
+            receipt,
+        };
+        assert_eq!(sentence(&changed), expected);
+        let complete = receipt.is_none_or(|receipt| receipt.complete);
+        assert_eq!(unless_incomplete(&changed).is_ok(), complete);
+    }
+
+    #[test]
+    fn receipts_in_sentences() {
+        let receipt = Receipt {
+            acknowledged: 1,
+            gateways: 1,
+            closed: 4,
+            lingering: 0,
+            milliseconds: 41,
+            complete: true,
+        };
+        check(
+            DeviceChange::Revoke,
+            false,
+            Some(receipt),
+            "thermostat-7 revoked: 1 of 1 gateways, 4 connections closed, 41 ms",
+        );
+        check(
+            DeviceChange::Suspend,
+            false,
+            None,
+            "thermostat-7 suspended; not waiting for the gateways",
+        );
+        check(
+            DeviceChange::Revoke,
+            true,
+            Some(Receipt {
+                closed: 0,
+                ..receipt
+            }),
+            "thermostat-7 was already revoked: 1 of 1 gateways, 0 connections closed, 41 ms",
+        );
+        check(
+            DeviceChange::Restore,
+            false,
+            Some(Receipt {
+                closed: 0,
+                ..receipt
+            }),
+            "thermostat-7 restored: 1 of 1 gateways, 41 ms",
+        );
+        check(
+            DeviceChange::Revoke,
+            false,
+            Some(Receipt {
+                closed: 1,
+                lingering: 1,
+                complete: false,
+                ..receipt
+            }),
+            "thermostat-7 revoked: 1 of 1 gateways, 1 connection closed, 1 connection not gone yet, 41 ms",
+        );
+    }
+}

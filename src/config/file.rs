@@ -1,0 +1,145 @@
+//! What was written, in the file or as flags: texts and numbers with their places, not yet judged.
+
+use toml::de::DeTable;
+
+use super::reader::{Notes, Section};
+use super::{Located, Mistake, Place};
+
+/// A configuration as written.
+#[derive(Debug, Default)]
+pub(crate) struct ConfigFile {
+    pub(crate) data: Option<Located<String>>,
+    pub(crate) trust_domain: Option<Located<String>>,
+    pub(crate) names: Option<Vec<Located<String>>>,
+    pub(crate) gateway: Option<GatewayTable>,
+    pub(crate) ca: Option<CaTable>,
+    pub(crate) enrollment: Option<ListenTable>,
+    pub(crate) health: Option<ListenTable>,
+}
+
+/// `[gateway]`
+#[derive(Debug)]
+pub(crate) struct GatewayTable {
+    pub(crate) place: Place,
+    pub(crate) listen: Option<Vec<Located<String>>>,
+    pub(crate) workers: Option<Located<i64>>,
+    pub(crate) without_sni: Option<Vec<Located<String>>>,
+    pub(crate) max_staleness: Option<Located<String>>,
+    pub(crate) routes: Vec<RouteTable>,
+}
+
+/// `[[gateway.route]]`
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    pub(crate) place: Place,
+    pub(crate) host: Option<Located<String>>,
+    pub(crate) path: Option<Located<String>>,
+    pub(crate) upstream: Option<Vec<Located<String>>>,
+    pub(crate) client: Option<Located<String>>,
+    pub(crate) identity: Option<Vec<Located<String>>>,
+}
+
+/// `[ca]`
+#[derive(Debug, Default)]
+pub(crate) struct CaTable {
+    pub(crate) device_certificate_days: Option<Located<i64>>,
+}
+
+/// `[enrollment]`, `[health]`
+#[derive(Debug)]
+pub(crate) struct ListenTable {
+    pub(crate) place: Place,
+    pub(crate) listen: Option<Vec<Located<String>>>,
+}
+
+impl GatewayTable {
+    /// An empty table.
+    pub(crate) fn new(place: Place) -> Self {
+        Self {
+            place,
+            listen: None,
+            workers: None,
+            without_sni: None,
+            max_staleness: None,
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl ConfigFile {
+    /// Reads TOML. What can be read is returned beside the mistakes, so that it can be judged as well.
+    pub(crate) fn parse(source: &str) -> (Self, Vec<Mistake>) {
+        let mut notes = Notes::new(source);
+        let (document, errors) = DeTable::parse_recoverable(source);
+        for error in &errors {
+            let place = error
+                .span()
+                .map_or(Place::Nowhere, |span| notes.place(span.start));
+            let message = error.message().replace('\n', ", ");
+            notes.note(place, format!("this is not TOML: {message}"));
+        }
+        let mut top = Section::new("the top level", Place::Line(1), document.get_ref());
+        let file = Self {
+            data: top.string("data", &mut notes),
+            trust_domain: top.string("trust_domain", &mut notes),
+            names: top.strings("names", &mut notes),
+            gateway: top
+                .section("gateway", "[gateway]", &mut notes)
+                .map(|section| gateway(section, &mut notes)),
+            ca: top.section("ca", "[ca]", &mut notes).map(|mut section| {
+                let days = section.integer("device_certificate_days", &mut notes);
+                section.finish(&mut notes);
+                CaTable {
+                    device_certificate_days: days,
+                }
+            }),
+            enrollment: top
+                .section("enrollment", "[enrollment]", &mut notes)
+                .map(|section| listener(section, &mut notes)),
+            health: top
+                .section("health", "[health]", &mut notes)
+                .map(|section| listener(section, &mut notes)),
+        };
+        top.finish(&mut notes);
+        (file, notes.mistakes)
+    }
+}
+
+fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
+    let table = GatewayTable {
+        place: section.place,
+        listen: section.strings("listen", notes),
+        workers: section.integer("workers", notes),
+        without_sni: section.strings("without_sni", notes),
+        max_staleness: section.string("max_staleness", notes),
+        routes: section
+            .sections("route", "[[gateway.route]]", notes)
+            .into_iter()
+            .map(|section| route(section, notes))
+            .collect(),
+    };
+    section.finish(notes);
+    table
+}
+
+fn route(mut section: Section<'_>, notes: &mut Notes<'_>) -> RouteTable {
+    let table = RouteTable {
+        place: section.place,
+        host: section.string("host", notes),
+        path: section.string("path", notes),
+        upstream: section.strings("upstream", notes),
+        client: section.string("client", notes),
+        identity: section.strings("identity", notes),
+    };
+    section.finish(notes);
+    table
+}
+
+fn listener(mut section: Section<'_>, notes: &mut Notes<'_>) -> ListenTable {
+    let table = ListenTable {
+        place: section.place,
+        listen: section.strings("listen", notes),
+    };
+    section.finish(notes);
+    table
+}

@@ -1,0 +1,91 @@
+//! The configuration: what was written ([`file::ConfigFile`]) and what is true ([`Config`]) are two types.
+//!
+//! Flags of `up` are written into the same [`file::ConfigFile`], so that one check judges both.
+
+mod check;
+pub(crate) mod file;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gateway::Route;
+use identity::TrustDomain;
+
+pub(crate) use check::{Purpose, check};
+
+/// A configuration without mistakes.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The directory of everything that must survive.
+    pub(crate) data: PathBuf,
+    /// Wanted for the CA; absent means whatever it has.
+    pub(crate) trust_domain: Option<TrustDomain>,
+    /// DNS names and IP addresses of the server certificate, in lower case; never empty.
+    pub(crate) names: Vec<String>,
+    /// How long device certificates live.
+    pub(crate) device_certificate_life: Duration,
+    /// The gateway's role.
+    pub(crate) gateway: Option<GatewayConfig>,
+    /// Where devices enroll.
+    pub(crate) enrollment: Option<Vec<SocketAddr>>,
+    /// Where health and metrics are.
+    pub(crate) health: Option<Vec<SocketAddr>>,
+}
+
+/// The gateway's role.
+#[derive(Debug)]
+pub(crate) struct GatewayConfig {
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Threads of the data plane; absent means one per core.
+    pub(crate) workers: Option<usize>,
+    /// Hosts that clients without SNI may ask for.
+    pub(crate) without_sni: Vec<String>,
+    /// Devices are refused when the registry was not heard of for so long.
+    pub(crate) max_staleness: Duration,
+    /// Empty only for `up`, which then adds its built-in upstream.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// Something wrong with a configuration, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Mistake {
+    pub(crate) place: Place,
+    pub(crate) sentence: String,
+}
+
+/// Where something was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A line of the file, from 1.
+    Line(usize),
+    /// A command line flag.
+    Flag(&'static str),
+    /// Nowhere: something is missing.
+    Nowhere,
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Located<T> {
+    pub(crate) place: Place,
+    pub(crate) value: T,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Line(line) => write!(f, "line {line}: {}", self.sentence),
+            Place::Flag(flag) => write!(f, "{flag}: {}", self.sentence),
+            Place::Nowhere => f.write_str(&self.sentence),
+        }
+    }
+}
+
+/// Where everything is kept when nothing else is said.
+pub(crate) const DEFAULT_DATA: &str = "./keybound-data";

@@ -1,0 +1,133 @@
+//! The grammars of single values. Each function returns the value, or the sentence that says what to write.
+
+use std::net::{IpAddr, SocketAddr};
+
+use gateway::{IdentityHeader, UpstreamAddress};
+
+/// A DNS name or IP address for the server certificate, in lower case.
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    if text.contains('*') {
+        return Err(format!(
+            "{text:?} is a wildcard, which is not supported; write each name"
+        ));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if is_dns_name(&name) {
+        Ok(name)
+    } else {
+        Err(format!(
+            "{text:?} is neither a host name nor an IP address; write it without scheme, port and path"
+        ))
+    }
+}
+
+/// An address and a port to listen on.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an IP address and a port; write for example 0.0.0.0:8443 or [::]:8443"
+        )
+    })
+}
+
+/// `http://host[:port]`
+pub(super) fn upstream(text: &str) -> Result<UpstreamAddress, String> {
+    if text.starts_with("https://") {
+        return Err(format!(
+            "the upstream {text:?} asks for TLS, which comes in a later version; use http://"
+        ));
+    }
+    match text.parse::<UpstreamAddress>() {
+        Ok(address) if address.port() == 0 => Err(format!(
+            "the upstream {text:?} has port 0, where nobody listens"
+        )),
+        Ok(address) => Ok(address),
+        Err(fault) => Err(format!(
+            "the upstream {text:?} is refused: {fault}; write for example http://10.0.0.5:8080"
+        )),
+    }
+}
+
+/// A form in which the upstream is told who calls.
+pub(super) fn identity_form(text: &str) -> Result<IdentityHeader, String> {
+    match text {
+        "device-id" => Ok(IdentityHeader::DeviceId),
+        "client-cert" => Ok(IdentityHeader::ClientCert),
+        _ => Err(format!(
+            "the identity form {text:?} is not known; write \"device-id\" or \"client-cert\""
+        )),
+    }
+}
+
+/// `client`, of which only one value exists so far.
+pub(super) fn client(text: &str) -> Result<(), String> {
+    match text {
+        "require" => Ok(()),
+        "request" | "anonymous" => Err(format!(
+            "client = {text:?} comes in a later version; write \"require\" or leave it out"
+        )),
+        _ => Err(format!(
+            "client = {text:?} is not known; write \"require\" or leave it out"
+        )),
+    }
+}
+
+/// Letters, digits and hyphens in labels of 1–63 (RFC 1123, section 2.1).
+fn is_dns_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label) && !looks_like_a_bad_address(name)
+}
+
+/// `1.2.3` or `300.1.1.1`: somebody meant an address, and no certificate could name it.
+fn looks_like_a_bad_address(name: &str) -> bool {
+    name.rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+        && name.parse::<IpAddr>().is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_names() {
+        assert_eq!(
+            server_name("API.Example.com."),
+            Ok("api.example.com".into())
+        );
+        assert_eq!(server_name("::1"), Ok("::1".into()));
+        assert_eq!(server_name("127.0.0.1"), Ok("127.0.0.1".into()));
+        for refused in [
+            "",
+            "*.example.com",
+            "a_b",
+            "https://a",
+            "a:1",
+            "-a",
+            "1.2.3",
+            "é",
+            "a b",
+        ] {
+            assert!(server_name(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn upstreams() {
+        assert!(upstream("http://10.0.0.5:8080").is_ok());
+        for refused in ["10.0.0.5:8080", "https://a", "http://a:0", "http://a/b"] {
+            assert!(upstream(refused).is_err(), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The last decisions, kept for `keybound explain`: what was asked, what was decided, and why.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use gateway::{Code, Outcome, Record};
+use identity::{DeviceId, Serial, Timestamp};
+
+use crate::admin::api;
+use crate::clock::rfc3339;
+
+/// A bounded memory of decisions; the oldest are forgotten first.
+pub(crate) struct Decisions(Mutex<VecDeque<Entry>>);
+
+enum Entry {
+    Gateway(Record),
+    Enrollment(EnrollmentDecision),
+}
+
+/// A decision of the enrollment listener.
+pub(crate) struct EnrollmentDecision {
+    pub(crate) at: Timestamp,
+    pub(crate) address: SocketAddr,
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) server_name: Option<String>,
+    /// The EST operation; none if the handshake did not finish.
+    pub(crate) operation: Option<&'static str>,
+    pub(crate) outcome: String,
+    pub(crate) status: Option<u16>,
+    pub(crate) duration: Duration,
+    /// In a sentence, if it was refused.
+    pub(crate) detail: Option<String>,
+}
+
+/// What to look for; a decision that matches one of these is found.
+#[derive(Debug, Default)]
+pub(crate) struct Subject {
+    /// In lower case.
+    pub(crate) device: Option<String>,
+    pub(crate) serial: Option<Serial>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) request_id: Option<String>,
+}
+
+impl Decisions {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    /// Remembers a decision of the gateway, and logs a refusal.
+    pub(crate) fn gateway(&self, record: Record) {
+        let refused = match record.outcome {
+            Outcome::Forwarded | Outcome::Abandoned => false,
+            Outcome::Refused(_) | Outcome::HandshakeRefused(_) => true,
+        };
+        if refused {
+            // What a peer chose is logged with its control characters escaped.
+            tracing::info!(
+                target: "decision",
+                outcome = record.outcome.as_str(),
+                address = %record.address,
+                device = record.device.as_ref().map(tracing::field::display),
+                serial = record.serial.map(tracing::field::display),
+                request_id = record.request_id.as_deref(),
+                server_name = record.server_name.as_ref().map(tracing::field::debug),
+                host = record.host.as_ref().map(tracing::field::debug),
+                method = record.method.as_ref().map(tracing::field::debug),
+                path = record.path.as_ref().map(tracing::field::debug),
+                "refused by the gateway"
+            );
+        }
+        self.push(Entry::Gateway(record));
+    }
+
+    /// Remembers a decision of the enrollment listener, and logs it unless it is of no consequence.
+    pub(crate) fn enrollment(&self, decision: EnrollmentDecision) {
+        if decision.outcome != "sent" {
+            tracing::info!(
+                target: "decision",
+                outcome = decision.outcome,
+                operation = decision.operation,
+                address = %decision.address,
+                device = decision.device.as_ref().map(tracing::field::display),
+                detail = decision.detail.as_ref().map(tracing::field::debug),
+                "decided by enrollment"
+            );
+        }
+        self.push(Entry::Enrollment(decision));
+    }
+
+    /// The newest decisions about a subject, newest first.
+    pub(crate) fn about(&self, subject: &Subject, limit: usize) -> Vec<api::Decision> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .iter()
+            .rev()
+            .filter(|entry| subject.matches(entry))
+            .take(limit)
+            .map(view)
+            .collect()
+    }
+
+    fn push(&self, entry: Entry) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == CAPACITY {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+    }
+}
+
+impl Subject {
+    fn matches(&self, entry: &Entry) -> bool {
+        let (device, serial, address, request_id) = match entry {
+            Entry::Gateway(record) => (
+                record.device.as_ref(),
+                record.serial,
+                record.address,
+                record.request_id.as_deref(),
+            ),
+            Entry::Enrollment(decision) => (decision.device.as_ref(), None, decision.address, None),
+        };
+        (self.device.is_some() && device.map(DeviceId::folded) == self.device)
+            || (self.serial.is_some() && serial == self.serial)
+            || self.address == Some(address.ip().to_canonical())
+            || (request_id.is_some() && request_id == self.request_id.as_deref())
+    }
+}
+
+fn view(entry: &Entry) -> api::Decision {
+    match entry {
+        Entry::Gateway(record) => api::Decision {
+            at: rfc3339(record.at),
+            listener: api::Listener::Gateway,
+            address: printed(record.address),
+            request_id: record.request_id.clone(),
+            device: record.device.clone(),
+            serial: record.serial,
+            sni: record.server_name.clone(),
+            host: record.host.clone(),
+            method: record.method.clone(),
+            path: record.path.clone(),
+            outcome: record.outcome.as_str().to_owned(),
+            status: record.status,
+            milliseconds: milliseconds(record.duration),
+            reason: reason(record.outcome).to_owned(),
+        },
+        Entry::Enrollment(decision) => api::Decision {
+            at: rfc3339(decision.at),
+            listener: api::Listener::Enrollment,
+            address: printed(decision.address),
+            request_id: None,
+            device: decision.device.clone(),
+            serial: None,
+            sni: decision.server_name.clone(),
+            host: None,
+            method: None,
+            path: decision
+                .operation
+                .map(|operation| format!("/.well-known/est/{operation}")),
+            outcome: decision.outcome.clone(),
+            status: decision.status,
+            milliseconds: milliseconds(decision.duration),
+            reason: enrollment_reason(decision),
+        },
+    }
+}
+
+fn enrollment_reason(decision: &EnrollmentDecision) -> String {
+    match (&decision.detail, decision.outcome.as_str()) {
+        (Some(detail), _) => format!("{}.", detail.trim_end_matches('.')),
+        (None, "issued") => "A certificate was issued.".into(),
+        (None, "repeated") => {
+            "The same request had been answered before, and got the same certificate again.".into()
+        }
+        (None, _) => "It asked for what everybody may know.".into(),
+    }
+}
+
+/// The gateway's outcomes as an operator reads them: what it means, and what to do.
+fn reason(outcome: Outcome) -> &'static str {
+    let code = match outcome {
+        Outcome::Forwarded => return "The device is in good standing; the upstream answered.",
+        Outcome::Abandoned => return "The connection ended before the request was answered.",
+        Outcome::HandshakeRefused(fault) => return fault.detail(),
+        Outcome::Refused(code) => code,
+    };
+    match code {
+        Code::IdentityInvalid => {
+            "The certificate is ours but does not name exactly one device for client authentication. Find out how it was made."
+        }
+        Code::NotYetValid => {
+            "The certificate is not valid yet. Compare the clocks of the CA and the gateway."
+        }
+        Code::Expired => {
+            "The certificate has expired; the device did not renew in time. Give it a new enrollment code: keybound token new."
+        }
+        Code::Unregistered => {
+            "The certificate bears our CA's signature, but the registry does not have it. Either the registry was restored from an old backup, or somebody else uses the CA's key."
+        }
+        Code::Retired => {
+            "The device has used a newer certificate, so this one is refused. If the device itself still uses it, it went back to an old copy of its key."
+        }
+        Code::Suspended => "The device is suspended; `keybound device restore` lets it go on.",
+        Code::Quarantined => {
+            "The device was set aside because of suspicious use. Look into it, then restore or revoke it."
+        }
+        Code::Restricted => "The device is restricted, and the route admits no restricted devices.",
+        Code::Revoked => {
+            "The device or its certificate is revoked; `keybound device replace` frees the id for a new device."
+        }
+        Code::RegistryStale => {
+            "The gateway had not heard from the registry for longer than max_staleness. Look at /readyz and the server's log."
+        }
+        Code::HostMismatch => {
+            "The Host of the request is not the server name of its connection. A client that shares connections between hosts must connect anew."
+        }
+        Code::NoRoute => {
+            "No route has this host and path. Look at the routes in the configuration."
+        }
+        Code::PathRefused => {
+            "The path has a form that the upstream could read as another path. Correct the client."
+        }
+        Code::MethodRefused => "CONNECT and TRACE are not forwarded.",
+        Code::HostRefused => {
+            "The request names no host, several, or one that is none. Correct the client."
+        }
+        Code::HeaderRefused => {
+            "Connection or Trailer lists something that is no header name. Correct the client."
+        }
+        Code::IdentityHeaderSpelling => {
+            "The request carries a header that some upstreams would read as one of the identity headers, which only the gateway sets. Somebody may try to forge an identity."
+        }
+        Code::MalformedRequest => {
+            "The request breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
+        }
+        Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
+        Code::RequestTimeout => "The request did not arrive completely in the time allowed.",
+        Code::UpstreamUnreachable => {
+            "The device was let through, but no upstream of the route accepted a connection or kept it. Check that the upstream runs."
+        }
+        Code::UpstreamTimeout => {
+            "The device was let through, but the upstream did not answer in time. Look at its load."
+        }
+        Code::UpstreamInvalid => {
+            "The device was let through, but the upstream's answer was not well-formed HTTP. Correct the upstream."
+        }
+        Code::InternalError => {
+            "The gateway failed on this request. Report it with the request's id."
+        }
+    }
+}
+
+fn printed(address: SocketAddr) -> String {
+    SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A few tens of megabytes at most.
+const CAPACITY: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use gateway::tls::HandshakeFault;
+
+    use super::*;
+
+    fn record(address: &str, device: Option<&str>, outcome: Outcome) -> Record {
+        Record {
+            at: Timestamp(0),
+            request_id: device.map(|id| format!("request-of-{id}")),
+            address: address.parse().expect("an address"),
+            device: device.map(|id| DeviceId::parse(id).expect("legal")),
+            serial: None,
+            unregistered: None,
+            server_name: None,
+            host: None,
+            method: None,
+            path: None,
+            outcome,
+            status: None,
+            duration: Duration::ZERO,
+        }
+    }
+
+    fn check(decisions: &Decisions, subject: Subject, expected: &[&str]) {
+        let found = decisions.about(&subject, 2);
+        let outcomes: Vec<_> = found.iter().map(|found| found.outcome.as_str()).collect();
+        assert_eq!(outcomes, expected, "{subject:?}");
+    }
+
+    #[test]
+    fn decisions_are_found_by_whatever_is_known_of_them() {
+        let decisions = Decisions::new();
+        let fault = HandshakeFault::UnknownIssuer;
+        decisions.gateway(record("10.0.0.1:1", Some("A"), Outcome::Forwarded));
+        decisions.gateway(record(
+            "[::ffff:10.0.0.2]:1",
+            None,
+            Outcome::HandshakeRefused(fault),
+        ));
+        decisions.gateway(record(
+            "10.0.0.3:1",
+            Some("b"),
+            Outcome::Refused(Code::Revoked),
+        ));
+        decisions.gateway(record(
+            "10.0.0.3:2",
+            Some("b"),
+            Outcome::Refused(Code::NoRoute),
+        ));
+        decisions.gateway(record("10.0.0.3:3", Some("b"), Outcome::Forwarded));
+        let device = |id: &str| Subject {
+            device: Some(id.into()),
+            ..Subject::default()
+        };
+        check(&decisions, device("a"), &["forwarded"]);
+        check(&decisions, device("b"), &["forwarded", "no-route"]);
+        check(&decisions, device("c"), &[]);
+        check(&decisions, Subject::default(), &[]);
+        let address = "10.0.0.2".parse().ok();
+        check(
+            &decisions,
+            Subject {
+                address,
+                ..Subject::default()
+            },
+            &["unknown-issuer"],
+        );
+        let request_id = Some("request-of-A".into());
+        check(
+            &decisions,
+            Subject {
+                request_id,
+                ..Subject::default()
+            },
+            &["forwarded"],
+        );
+    }
+}

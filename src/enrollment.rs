@@ -1,0 +1,171 @@
+//! The enrollment listener: EST over TLS, where a client certificate is welcome and not required.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ca::{Authority, est};
+use gateway::tls::{Accepted, Acceptor, AcceptorOptions, Clients, ServerCertificate, Versions};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use identity::chain::Anchors;
+use identity::{Kind, Problem};
+use rustls::DistinguishedName;
+use rustls::pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::decisions::{Decisions, EnrollmentDecision};
+use crate::feed::Applied;
+use crate::http_server::{self, Answer};
+use crate::metrics::Metrics;
+
+/// What the listener needs.
+pub(crate) struct Enrollment {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) decisions: Arc<Decisions>,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) metrics: Metrics,
+}
+
+/// The TLS of this listener. Deployed EST clients speak TLS 1.2 (RFC 7030, section 3.3.1).
+pub(crate) fn acceptor(
+    certificate: Arc<ServerCertificate>,
+    anchors: Anchors,
+    hints: Vec<DistinguishedName>,
+) -> Result<Acceptor, rustls::Error> {
+    Acceptor::new(AcceptorOptions {
+        certificate,
+        anchors,
+        hints,
+        clients: Clients::Optional,
+        kinds: &[Kind::Device],
+        versions: Versions::Tls12AndTls13,
+        alpn: vec![b"http/1.1".to_vec()],
+        deadline: HANDSHAKE_WITHIN,
+        max_handshakes: MAX_HANDSHAKES,
+    })
+}
+
+/// Serves until `shutdown`.
+pub(crate) async fn run(
+    listener: TcpListener,
+    enrollment: Arc<Enrollment>,
+    shutdown: CancellationToken,
+) {
+    let ending = shutdown.clone();
+    http_server::accept(listener, MAX_CONNECTIONS, shutdown, move |tcp, address| {
+        let (enrollment, ending) = (Arc::clone(&enrollment), ending.clone());
+        async move { enrollment.connection(tcp, address, ending).await }
+    })
+    .await;
+}
+
+impl Enrollment {
+    async fn connection(&self, tcp: TcpStream, address: SocketAddr, shutdown: CancellationToken) {
+        let started = Instant::now();
+        let accepted = match self.acceptor.accept(tcp).await {
+            Ok(accepted) => accepted,
+            Err(fault) => {
+                self.metrics.enrollment("handshake", fault.as_str());
+                self.decisions.enrollment(EnrollmentDecision {
+                    at: clock::now(),
+                    address,
+                    device: None,
+                    server_name: None,
+                    operation: None,
+                    outcome: fault.as_str().to_owned(),
+                    status: None,
+                    duration: started.elapsed(),
+                    detail: Some(fault.detail().to_owned()),
+                });
+                return;
+            }
+        };
+        let Accepted {
+            stream,
+            certificate,
+            server_name,
+            ..
+        } = accepted;
+        let (certificate, server_name) = (&certificate, &server_name);
+        http_server::serve(stream, LIFETIME, shutdown, |request| {
+            self.request(
+                request,
+                address,
+                certificate.as_ref(),
+                server_name.as_deref(),
+            )
+        })
+        .await;
+    }
+
+    async fn request(
+        &self,
+        request: Request<Incoming>,
+        address: SocketAddr,
+        peer: Option<&CertificateDer<'static>>,
+        server_name: Option<&str>,
+    ) -> Answer {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, est::MAX_BODY).collect();
+        let est::Answer { response, decision } = match tokio::time::timeout(BODY_WITHIN, body).await
+        {
+            Ok(Ok(body)) => {
+                let request = Request::from_parts(head, body.to_bytes());
+                est::answer(&self.authority, request, peer).await
+            }
+            Ok(Err(error)) if error.is::<LengthLimitError>() => est::too_large(),
+            Ok(Err(_)) | Err(_) => return broken_off(),
+        };
+        if decision.index.is_some() {
+            self.applied.settle(&self.authority).await;
+        }
+        self.metrics
+            .enrollment(decision.operation, &decision.outcome);
+        self.decisions.enrollment(EnrollmentDecision {
+            at: clock::now(),
+            address,
+            device: decision.device,
+            server_name: server_name.map(str::to_owned),
+            operation: Some(decision.operation),
+            outcome: decision.outcome,
+            status: Some(response.status().as_u16()),
+            duration: started.elapsed(),
+            detail: decision.detail,
+        });
+        complete(response)
+    }
+}
+
+fn complete(response: Response<Bytes>) -> Answer {
+    response.map(Full::new)
+}
+
+fn broken_off() -> Answer {
+    let problem = Problem::new(
+        408,
+        "request-timeout",
+        "The request did not arrive",
+        "The body did not arrive completely in the time allowed. Send it again.",
+    );
+    let mut answer = http_server::answer(408, Problem::MEDIA_TYPE, problem.to_json());
+    // Whatever still comes is not the next request.
+    answer.headers_mut().insert(
+        http::header::CONNECTION,
+        http::HeaderValue::from_static("close"),
+    );
+    answer
+}
+
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+const MAX_CONNECTIONS: usize = 1024;
+const MAX_HANDSHAKES: usize = 256;
+/// Of a connection: enrollment is a handful of requests.
+const LIFETIME: Duration = Duration::from_secs(120);

@@ -1,0 +1,187 @@
+//! Health, readiness and metrics, in plain HTTP for whoever watches the process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ca::Authority;
+use gateway::{DEGRADED_AFTER, Gateway};
+use http::{Method, Request};
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::http_server::{self, Answer};
+
+/// What readiness is judged by.
+#[derive(Default)]
+pub(crate) struct Health {
+    /// The gateway, once its status table holds the registry's snapshot; none is set where none runs.
+    gateway: OnceLock<Arc<Gateway>>,
+    has_gateway: bool,
+    ca_writable: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// Whether the process should get traffic.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Something is wrong although devices may still pass.
+    degraded: bool,
+    /// Why not, and what to look at.
+    reasons: Vec<String>,
+}
+
+impl Health {
+    pub(crate) fn new(has_gateway: bool) -> Self {
+        Self {
+            has_gateway,
+            ..Self::default()
+        }
+    }
+
+    /// The gateway's status table holds the registry's snapshot.
+    pub(crate) fn loaded(&self, gateway: Arc<Gateway>) {
+        // There is one gateway, which is loaded once.
+        let _ = self.gateway.set(gateway);
+    }
+
+    /// The process is about to end.
+    pub(crate) fn draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks the registry's writer every second whether it could write, until `shutdown`.
+    pub(crate) async fn probe(&self, authority: &Authority, shutdown: CancellationToken) {
+        loop {
+            let empty = authority.sighted(Vec::new());
+            let writable = matches!(tokio::time::timeout(PROBE_WITHIN, empty).await, Ok(Ok(())));
+            if self.ca_writable.swap(writable, Ordering::Relaxed) && !writable {
+                tracing::error!("the registry cannot be written; nothing is issued or changed");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_EVERY) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        let mut degraded = false;
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("The process is ending.".to_owned());
+        }
+        if !self.ca_writable.load(Ordering::Relaxed) {
+            degraded = true;
+            reasons.push(
+                "The CA's registry cannot be written; look at the server's log and the disk."
+                    .to_owned(),
+            );
+        }
+        match (self.has_gateway, self.gateway.get()) {
+            (false, _) => {}
+            (true, None) => {
+                reasons.push("The gateway has not loaded the registry's snapshot yet.".to_owned());
+            }
+            (true, Some(gateway)) => match gateway.staleness() {
+                Some(age) if age <= DEGRADED_AFTER => {}
+                Some(age) => {
+                    degraded = true;
+                    reasons.push(format!(
+                        "The gateway last heard from the registry {} ago; look at the server's log.",
+                        clock::roughly(age)
+                    ));
+                }
+                None => reasons.push("The gateway has not heard from the registry yet.".to_owned()),
+            },
+        }
+        Readiness {
+            ready: reasons.is_empty(),
+            degraded,
+            reasons,
+        }
+    }
+}
+
+/// Serves until `shutdown`.
+pub(crate) async fn run(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Arc<Registry>,
+    shutdown: CancellationToken,
+) {
+    let ending = shutdown.clone();
+    http_server::accept(listener, MAX_CONNECTIONS, shutdown, move |tcp, _| {
+        let (health, metrics, ending) = (Arc::clone(&health), Arc::clone(&metrics), ending.clone());
+        async move {
+            http_server::serve(tcp, LIFETIME, ending, |request| {
+                let answer = answer(&request, &health, &metrics);
+                async move { answer }
+            })
+            .await;
+        }
+    })
+    .await;
+}
+
+fn answer(request: &Request<Incoming>, health: &Health, metrics: &Registry) -> Answer {
+    let known = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return http_server::answer(405, TEXT, "Only GET is answered here.\n");
+    }
+    match request.uri().path() {
+        "/healthz" => http_server::answer(200, TEXT, "alive\n"),
+        "/readyz" => {
+            let readiness = health.readiness();
+            let status = if readiness.ready { 200 } else { 503 };
+            let body = serde_json::to_vec(&readiness)
+                .expect("booleans and strings always have a JSON form");
+            http_server::answer(status, "application/json", body)
+        }
+        "/metrics" => {
+            let mut text = String::new();
+            match prometheus_client::encoding::text::encode(&mut text, metrics) {
+                Ok(()) => http_server::answer(200, OPEN_METRICS, text),
+                Err(_) => http_server::answer(500, TEXT, "The metrics cannot be encoded.\n"),
+            }
+        }
+        _ => http_server::answer(404, TEXT, "There are /healthz, /readyz and /metrics.\n"),
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const MAX_CONNECTIONS: usize = 64;
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_ready_before_it_was_seen_to_work() {
+        let health = Health::new(true);
+        let first = health.readiness();
+        assert!(!first.ready && first.reasons.len() == 2, "{first:?}");
+        health.ca_writable.store(true, Ordering::Relaxed);
+        assert!(!health.readiness().ready);
+
+        let health = Health::new(false);
+        health.ca_writable.store(true, Ordering::Relaxed);
+        let ready = Readiness {
+            ready: true,
+            degraded: false,
+            reasons: vec![],
+        };
+        assert_eq!(health.readiness(), ready);
+        health.draining();
+        assert!(!health.readiness().ready);
+    }
+}

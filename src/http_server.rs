@@ -1,0 +1,146 @@
+//! The one loop that serves plain HTTP/1.1 on the listeners of the control plane, within bounds.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A response that is there as a whole.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Accepts connections, at most `limit` at a time, and gives each to `handle`, until `shutdown`.
+///
+/// Connections that are open then have a moment to finish.
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    limit: usize,
+    shutdown: CancellationToken,
+    handle: impl Fn(TcpStream, SocketAddr) -> F,
+) {
+    let places = Arc::new(Semaphore::new(limit));
+    let connections = TaskTracker::new();
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = shutdown.cancelled() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((tcp, address)) => {
+                let connection = handle(tcp, address);
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely; trying again at once would only burn the processor.
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+    connections.close();
+    // Whoever has not finished by then is cut off when the runtime ends.
+    let _ = tokio::time::timeout(DRAIN_WITHIN, connections.wait()).await;
+}
+
+/// Serves one connection, for at most `lifetime`, and gently ends it on `shutdown`.
+pub(crate) async fn serve<F: Future<Output = Answer> + Send>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    lifetime: Duration,
+    shutdown: CancellationToken,
+    answer: impl Fn(Request<Incoming>) -> F,
+) {
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // It also ends connections that idle between requests.
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let served = async {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    };
+    match tokio::time::timeout(lifetime, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        Err(_) => tracing::debug!("a connection was open for too long"),
+    }
+}
+
+/// A response with a body that is there as a whole.
+pub(crate) fn answer(status: u16, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).expect("callers give registered status codes");
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(media_type),
+    );
+    response
+}
+
+/// Binds the listeners of one role; the error names the address and what to do.
+pub(crate) async fn bind(addresses: &[SocketAddr], role: &str) -> Result<Vec<TcpListener>, String> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| cannot_listen(role, *address, &error))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Why a role cannot listen, and what to do.
+pub(crate) fn cannot_listen(role: &str, address: SocketAddr, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "stop the other process, or choose another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have the address; choose another",
+        _ => "choose another address",
+    };
+    format!("{role} cannot listen on {address}: {error}; {advice}")
+}
+
+/// Where somebody on this machine reaches a listener.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+const MAX_BUFFER: usize = 32 * 1024;

@@ -1,0 +1,83 @@
+//! What the root counts itself; the gateway registers its own.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// The root's counters and gauges.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    enrollment: Family<EnrollmentLabels, Counter>,
+    /// The newest journal entry that is in force at the gateway.
+    pub(crate) feed_applied: Gauge<u64, AtomicU64>,
+    /// When the server certificate ends.
+    pub(crate) server_certificate_not_after: Gauge<u64, AtomicU64>,
+    /// Certificates of our CA that the registry does not know.
+    pub(crate) unregistered: Counter,
+    /// Changes made over the admin socket.
+    pub(crate) device_changes: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EnrollmentLabels {
+    operation: &'static str,
+    outcome: String,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("keybound");
+        let metrics = Self {
+            enrollment: Family::default(),
+            feed_applied: Gauge::default(),
+            server_certificate_not_after: Gauge::default(),
+            unregistered: Counter::default(),
+            device_changes: Counter::default(),
+        };
+        registry.register(
+            "build",
+            "The running version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "enrollment_answers",
+            "Answers of the enrollment listener, by operation and outcome",
+            metrics.enrollment.clone(),
+        );
+        registry.register(
+            "feed_applied_seq",
+            "The newest journal entry in force at the gateway",
+            metrics.feed_applied.clone(),
+        );
+        registry.register(
+            "server_certificate_not_after_seconds",
+            "When the server certificate ends, in seconds since 1970",
+            metrics.server_certificate_not_after.clone(),
+        );
+        registry.register(
+            "unregistered_certificates",
+            "Requests with a certificate that the CA signed and the registry does not know",
+            metrics.unregistered.clone(),
+        );
+        registry.register(
+            "device_changes",
+            "Devices revoked, suspended, restored and replaced since the start",
+            metrics.device_changes.clone(),
+        );
+        metrics
+    }
+
+    /// Counts an answer of the enrollment listener. Outcomes are codes of a closed set.
+    pub(crate) fn enrollment(&self, operation: &'static str, outcome: &str) {
+        let labels = EnrollmentLabels {
+            operation,
+            outcome: outcome.to_owned(),
+        };
+        self.enrollment.get_or_create(&labels).inc();
+    }
+}
