@@ -166,8 +166,9 @@ impl Gateway {
         self.shared.snapshot.store(Arc::new(snapshot));
     }
 
-    /// Puts a batch of the feed in force. When this returns, no request of an ended certificate passes any
-    /// more; [`Applied::finish`] waits until their connections are gone, and makes the acknowledgement.
+    /// Puts a batch of the feed in force. When this returns, no further request of an ended certificate is
+    /// permitted, and its connections are told to end with what they have under way; [`Applied::finish`] waits
+    /// until they are gone, and makes the acknowledgement.
     pub fn apply(&self, batch: &Batch) -> Applied {
         feed::apply(&self.shared, &self.name, batch)
     }

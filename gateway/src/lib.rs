@@ -8,6 +8,7 @@
 //! and metrics. It does not know the certificate authority.
 
 mod answer_body;
+mod code;
 mod connection;
 mod connections;
 mod feed;
@@ -27,6 +28,7 @@ pub mod tls;
 mod upstream;
 mod worker;
 
+pub use code::Code;
 pub use connections::OpenConnection;
 pub use feed::Applied;
 pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
@@ -38,5 +40,4 @@ pub use pure::route::{
     UpstreamAddressFault,
 };
 pub use record::{Outcome, Record, Unregistered};
-pub use refusal::Code;
 pub use upstream::UpstreamTimeouts;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use crate::refusal::Code;
+use crate::code::Code;
 use crate::status_table::StatusTable;
 use crate::tls::HandshakeFault;
 
@@ -139,7 +139,7 @@ impl Collector for StatusAge {
             .map_or(f64::INFINITY, |age| age.as_secs_f64());
         let gauge = ConstGauge::new(seconds);
         let metric = encoder.encode_descriptor(
-            "keybound_gateway_status_table_age_seconds",
+            "status_table_age_seconds",
             "Time since the registry was heard from",
             None,
             gauge.metric_type(),

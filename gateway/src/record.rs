@@ -6,7 +6,7 @@ use std::time::Duration;
 use identity::{DeviceId, Fingerprint, Serial, Timestamp};
 use serde::Serialize;
 
-use crate::refusal::Code;
+use crate::code::Code;
 use crate::tls::HandshakeFault;
 
 /// One decision of the gateway.
@@ -59,6 +59,8 @@ pub enum Outcome {
     Forwarded,
     /// The request was refused or could not be answered.
     Refused(Code),
+    /// The connection ended before the request was answered.
+    Abandoned,
     /// The handshake did not finish.
     HandshakeRefused(HandshakeFault),
 }
@@ -69,6 +71,7 @@ impl Outcome {
         match self {
             Self::Forwarded => "forwarded",
             Self::Refused(code) => code.as_str(),
+            Self::Abandoned => "abandoned",
             Self::HandshakeRefused(fault) => fault.as_str(),
         }
     }

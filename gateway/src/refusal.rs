@@ -4,12 +4,13 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use identity::Problem;
-use serde::Serialize;
 
+use crate::code::Code;
 use crate::pure::authorize::Denial;
 use crate::pure::framing::Violation;
 use crate::pure::headers::HeaderFault;
 use crate::pure::request_head::HeadFault;
+use crate::upstream::UpstreamFault;
 
 /// Why a request was answered by the gateway itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,123 +31,6 @@ pub(crate) enum Refusal {
     Upstream(UpstreamFault),
     /// The gateway has a bug.
     Panic,
-}
-
-/// Why there is no answer from the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamFault {
-    /// Its name does not resolve.
-    Name,
-    /// It does not accept connections.
-    Connect,
-    /// It did not accept a connection in time.
-    ConnectTimeout,
-    /// It did not answer in time.
-    Timeout,
-    /// It closed the connection before it answered.
-    Closed,
-    /// It answered with something that is not one HTTP response.
-    Invalid,
-}
-
-/// The stable codes of refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(into = "&'static str")]
-#[expect(
-    missing_docs,
-    reason = "each code is the name in lower case; wire() says what it means"
-)]
-pub enum Code {
-    IdentityInvalid,
-    NotYetValid,
-    Expired,
-    Unregistered,
-    Retired,
-    Suspended,
-    Quarantined,
-    Restricted,
-    Revoked,
-    RegistryStale,
-    HostMismatch,
-    NoRoute,
-    PathRefused,
-    MethodRefused,
-    HostRefused,
-    HeaderRefused,
-    IdentityHeaderSpelling,
-    MalformedRequest,
-    HeadTooLarge,
-    RequestTimeout,
-    UpstreamUnreachable,
-    UpstreamTimeout,
-    UpstreamInvalid,
-    InternalError,
-}
-
-impl Code {
-    /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
-        Self::IdentityInvalid,
-        Self::NotYetValid,
-        Self::Expired,
-        Self::Unregistered,
-        Self::Retired,
-        Self::Suspended,
-        Self::Quarantined,
-        Self::Restricted,
-        Self::Revoked,
-        Self::RegistryStale,
-        Self::HostMismatch,
-        Self::NoRoute,
-        Self::PathRefused,
-        Self::MethodRefused,
-        Self::HostRefused,
-        Self::HeaderRefused,
-        Self::IdentityHeaderSpelling,
-        Self::MalformedRequest,
-        Self::HeadTooLarge,
-        Self::RequestTimeout,
-        Self::UpstreamUnreachable,
-        Self::UpstreamTimeout,
-        Self::UpstreamInvalid,
-        Self::InternalError,
-    ];
-
-    /// The code as it is sent, counted and stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::IdentityInvalid => "identity-invalid",
-            Self::NotYetValid => "not-yet-valid",
-            Self::Expired => "expired",
-            Self::Unregistered => "unregistered",
-            Self::Retired => "retired",
-            Self::Suspended => "suspended",
-            Self::Quarantined => "quarantined",
-            Self::Restricted => "restricted",
-            Self::Revoked => "revoked",
-            Self::RegistryStale => "registry-stale",
-            Self::HostMismatch => "host-mismatch",
-            Self::NoRoute => "no-route",
-            Self::PathRefused => "path-refused",
-            Self::MethodRefused => "method-refused",
-            Self::HostRefused => "host-refused",
-            Self::HeaderRefused => "header-refused",
-            Self::IdentityHeaderSpelling => "identity-header-spelling",
-            Self::MalformedRequest => "malformed-request",
-            Self::HeadTooLarge => "head-too-large",
-            Self::RequestTimeout => "request-timeout",
-            Self::UpstreamUnreachable => "upstream-unreachable",
-            Self::UpstreamTimeout => "upstream-timeout",
-            Self::UpstreamInvalid => "upstream-invalid",
-            Self::InternalError => "internal-error",
-        }
-    }
-}
-
-impl From<Code> for &'static str {
-    fn from(code: Code) -> Self {
-        code.as_str()
-    }
 }
 
 /// A refusal on the wire.
@@ -507,12 +391,5 @@ mod tests {
             "upstream-timeout",
             "keybound; error=http_response_timeout; details=\"upstream-timeout\"",
         );
-    }
-
-    #[test]
-    fn every_code_is_listed_once() {
-        for (position, code) in Code::ALL.into_iter().enumerate() {
-            assert_eq!(code as usize, position);
-        }
     }
 }

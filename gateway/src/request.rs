@@ -26,9 +26,9 @@ use crate::pure::framing;
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
 use crate::record::{Outcome, Record, Unregistered, bounded};
-use crate::refusal::{Refusal, UpstreamFault, closes, response, wire};
-use crate::shared::now;
-use crate::upstream::{self, ResponseBody, accepts_websocket};
+use crate::refusal::{Refusal, closes, response, wire};
+use crate::shared::{Shared, now};
+use crate::upstream::{self, ResponseBody, UpstreamFault, accepts_websocket};
 use crate::worker::Worker;
 
 /// One connection, as its requests see it.
@@ -50,7 +50,11 @@ pub(crate) async fn answer(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
     let request_id = random_request_id();
-    let mut record = begin_record(&connection.peer, &request, &request_id);
+    let mut audit = Audit {
+        shared: Arc::clone(&connection.worker.shared),
+        started,
+        record: Some(begin_record(&connection.peer, &request, &request_id)),
+    };
     let websocket = asks_for_websocket(&request);
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
@@ -65,23 +69,29 @@ pub(crate) async fn answer(
     if websocket && !matches!(&outcome, Ok(Answer::Tunnel(_))) {
         connection.handle.decide_upgrade(framing::Upgrade::Declined);
     }
-    let mut answer = match outcome {
-        Ok(Answer::Tunnel(head)) => head.map(|()| AnswerBody::empty(flight)),
-        Ok(Answer::Forwarded(head)) => head.map(|body| AnswerBody::upstream(body, flight)),
+    let mut unregistered = None;
+    let (outcome, mut answer) = match outcome {
+        Ok(Answer::Tunnel(head)) => (Outcome::Forwarded, head.map(|()| AnswerBody::empty(flight))),
+        Ok(Answer::Forwarded(head)) => (
+            Outcome::Forwarded,
+            head.map(|body| AnswerBody::upstream(body, flight)),
+        ),
         Err(refusal) => {
             let wire = wire(refusal);
-            let close = one_at_a_time && (closes(refusal) || has_body);
             connection.worker.shared.metrics.refused(wire.code);
-            record.outcome = Outcome::Refused(wire.code);
-            if refusal == Refusal::Denied(Denial::Unregistered)
-                && let Some(issued) = connection.peer.issued()
-            {
-                record.unregistered = Some(Unregistered {
+            if refusal == Refusal::Denied(Denial::Unregistered) {
+                unregistered = connection.peer.issued().map(|issued| Unregistered {
                     certificate: issued.certificate,
                     tbs: issued.tbs,
                 });
             }
-            response(&wire, &request_id, close).map(|body| AnswerBody::whole(body, flight))
+            // A body that nobody wants is not read to its end.
+            let close = one_at_a_time && (closes(refusal) || has_body);
+            let response = response(&wire, &request_id, close);
+            (
+                Outcome::Refused(wire.code),
+                response.map(|body| AnswerBody::whole(body, flight)),
+            )
         }
     };
     answer.headers_mut().insert(X_REQUEST_ID, request_id);
@@ -93,15 +103,39 @@ pub(crate) async fn answer(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    record.status = Some(answer.status().as_u16());
-    record.duration = started.elapsed();
     connection
         .worker
         .shared
         .metrics
         .answered(answer.status().as_u16());
-    connection.worker.shared.record(record);
+    audit.finish(outcome, answer.status(), unregistered);
     Ok(answer)
+}
+
+/// Sees to it that a request leaves exactly one record, also if its connection ends before its answer.
+struct Audit {
+    shared: Arc<Shared>,
+    started: Instant,
+    record: Option<Record>,
+}
+
+impl Audit {
+    fn finish(&mut self, outcome: Outcome, status: StatusCode, unregistered: Option<Unregistered>) {
+        if let Some(record) = &mut self.record {
+            record.outcome = outcome;
+            record.status = Some(status.as_u16());
+            record.unregistered = unregistered;
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration = self.started.elapsed();
+            self.shared.record(record);
+        }
+    }
 }
 
 /// An upstream's answer, its headers cleaned.
@@ -276,7 +310,7 @@ fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderVal
         host: host.map(bounded),
         method: Some(bounded(request.method().as_str())),
         path: Some(bounded(request.uri().path())),
-        outcome: Outcome::Forwarded,
+        outcome: Outcome::Abandoned,
         status: None,
         duration: Duration::ZERO,
     }

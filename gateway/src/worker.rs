@@ -23,7 +23,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     open: Cell<usize>,
     closed: Notify,
-    stopping: Cell<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// What workers are told.
@@ -46,7 +46,7 @@ pub(crate) async fn run(
         shared,
         open: Cell::new(0),
         closed: Notify::new(),
-        stopping: Cell::new(false),
+        phase: phase.clone(),
     });
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -55,7 +55,6 @@ pub(crate) async fn run(
     }
     // The sender lives as long as the gateway; if it is gone, so is everybody who could say "go on".
     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
-    worker.stopping.set(true);
     accepting.shutdown().await;
     while worker.open.get() > 0 {
         worker.closed.notified().await;
@@ -64,8 +63,10 @@ pub(crate) async fn run(
 }
 
 impl Worker {
+    /// Whether the gateway stops. It says so before it looks at the connection index, so a connection that
+    /// asks after it was entered there misses nothing.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        *self.phase.borrow() == Phase::Stopping
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::chunked::Chunked;
 use super::request_head::is_websocket;
 
 /// Follows the requests of one connection.
@@ -169,21 +170,6 @@ enum State {
     Tunnel,
 }
 
-/// Where in a chunked body (RFC 9112, section 7.1).
-#[derive(Clone, Copy, Debug)]
-enum Chunked {
-    Size { size: u64, digits: u8 },
-    Extension { size: u64, length: u16 },
-    SizeLineFeed { size: u64 },
-    Data { left: u64 },
-    DataCarriageReturn,
-    DataLineFeed,
-    TrailerStart { length: u16 },
-    Trailer { length: u16 },
-    TrailerLineFeed { length: u16 },
-    LastLineFeed,
-}
-
 /// How many bytes a step has found clean; none if the head is incomplete.
 struct Step {
     used: usize,
@@ -236,58 +222,6 @@ impl State {
             },
             Self::Tunnel => Ok(Step { used: bytes.len() }),
         }
-    }
-}
-
-impl Chunked {
-    /// The state after one more byte outside of chunk data; `None` after the body's last byte.
-    fn byte(self, byte: u8) -> Result<Option<Self>, Violation> {
-        let next = match self {
-            Self::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
-                (Some(digit), _) if digits < MAX_CHUNK_SIZE_DIGITS => Self::Size {
-                    size: size << 4 | u64::from(digit),
-                    digits: digits + 1,
-                },
-                (None, b';') if digits > 0 => Self::Extension { size, length: 1 },
-                (None, b'\r') if digits > 0 => Self::SizeLineFeed { size },
-                (Some(_), _) | (None, _) => return Err(Violation::ChunkSize),
-            },
-            Self::Extension { size, length } => match byte {
-                b'\r' => Self::SizeLineFeed { size },
-                b'\t' | b' '..=b'~' | 0x80.. if length < MAX_CHUNK_EXTENSION => Self::Extension {
-                    size,
-                    length: length + 1,
-                },
-                _ => return Err(Violation::ChunkExtension),
-            },
-            Self::SizeLineFeed { size } => match (byte, size) {
-                (b'\n', 0) => Self::TrailerStart { length: 0 },
-                (b'\n', left) => Self::Data { left },
-                _ => return Err(Violation::BareCarriageReturn),
-            },
-            // Data is counted, not looked at.
-            Self::Data { left } => Self::Data { left },
-            Self::DataCarriageReturn if byte == b'\r' => Self::DataLineFeed,
-            Self::DataLineFeed if byte == b'\n' => Self::Size { size: 0, digits: 0 },
-            Self::DataCarriageReturn | Self::DataLineFeed => return Err(Violation::ChunkEnd),
-            Self::TrailerStart { .. } if byte == b'\r' => Self::LastLineFeed,
-            Self::TrailerStart { .. } if matches!(byte, b' ' | b'\t') => {
-                return Err(Violation::FoldedLine);
-            }
-            Self::TrailerStart { length } | Self::Trailer { length } => match byte {
-                _ if usize::from(length) >= MAX_HEAD => return Err(Violation::TrailersTooLong),
-                b'\r' => Self::TrailerLineFeed { length: length + 1 },
-                b'\n' => return Err(Violation::BareLineFeed),
-                0 => return Err(Violation::Nul),
-                _ => Self::Trailer { length: length + 1 },
-            },
-            Self::TrailerLineFeed { length } if byte == b'\n' => Self::TrailerStart { length },
-            Self::LastLineFeed if byte == b'\n' => return Ok(None),
-            Self::TrailerLineFeed { .. } | Self::LastLineFeed => {
-                return Err(Violation::BareCarriageReturn);
-            }
-        };
-        Ok(Some(next))
     }
 }
 
@@ -381,7 +315,7 @@ fn check_head(head: &[u8]) -> Result<State, Violation> {
         (Some(_), true) => return Err(Violation::TwoLengths),
         (None | Some(0), false) => State::Head { scanned: 0 },
         (Some(left), false) => State::Fixed { left },
-        (None, true) => State::Chunked(Chunked::Size { size: 0, digits: 0 }),
+        (None, true) => State::Chunked(Chunked::START),
     };
     let fields = request
         .headers
@@ -412,8 +346,6 @@ fn at_most(available: usize, left: u64) -> usize {
 /// The longest head, and the longest trailers.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
-const MAX_CHUNK_EXTENSION: u16 = 256;
-const MAX_CHUNK_SIZE_DIGITS: u8 = 15;
 
 #[cfg(test)]
 #[path = "framing_tests.rs"]

@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub(crate) mod authorize;
+mod chunked;
 pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod host;

@@ -21,7 +21,7 @@ pub use self::pool::UpstreamTimeouts;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::pure::route::Route;
-use crate::refusal::{Refusal, UpstreamFault};
+use crate::refusal::Refusal;
 
 /// An upstream's answer, its framing checked.
 pub(crate) struct Answer {
@@ -179,6 +179,23 @@ pub(crate) fn accepts_websocket(response: &Response<Incoming>) -> bool {
             .headers()
             .get(http::header::UPGRADE)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Why there is no answer from the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamFault {
+    /// Its name does not resolve.
+    Name,
+    /// It does not accept connections.
+    Connect,
+    /// It did not accept a connection in time.
+    ConnectTimeout,
+    /// It did not answer in time.
+    Timeout,
+    /// It closed the connection before it answered.
+    Closed,
+    /// It answered with something that is not one HTTP response.
+    Invalid,
 }
 
 /// How often a request is sent again on another connection.

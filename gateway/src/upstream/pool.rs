@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::RequestBody;
+use super::{RequestBody, UpstreamFault};
 use crate::metrics::Metrics;
 use crate::pure::route::{Route, UpstreamAddress};
-use crate::refusal::{Refusal, UpstreamFault};
+use crate::refusal::Refusal;
 
 /// How long upstreams may take.
 #[derive(Clone, Copy, Debug)]

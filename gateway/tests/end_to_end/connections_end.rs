@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gateway::Limits;
+use gateway::{Limits, Outcome};
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use identity::Status;
@@ -141,6 +141,7 @@ async fn an_upload_stops_reaching_the_upstream() {
     let _ = tokio::io::AsyncWriteExt::write_all(&mut client.tls, b"after").await;
     assert!(client.ends().await);
     rig.upstream.wait_for_open(0).await;
+    assert_eq!(rig.next_outcome().await, Outcome::Abandoned);
     let seen = rig.upstream.take();
     assert!(seen.contains("before") && !seen.contains("after"), "{seen}");
 }
@@ -266,4 +267,79 @@ async fn stopping_finishes_what_is_under_way() {
     assert!(idle.ends().await);
     assert!(download.ends().await);
     assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stale_registry_lets_nobody_pass() {
+    let staleness = Duration::from_millis(300);
+    let mut rig = Rig::start_with_staleness(Limits::default(), staleness).await;
+    let device = rig.device("a", 1).await;
+    let mut client = Client::connect(&rig, &device).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let answer = client.get("/", "").await;
+    assert_eq!(answer.refusal(), (503, "registry-stale".into()));
+    rig.gateway.heartbeat(Instant::now());
+    assert_eq!(client.get("/", "").await.status(), 200);
+    let age = rig.metric("status_table_age_seconds");
+    assert!(age.parse().is_ok_and(|seconds: f64| seconds < 5.0), "{age}");
+}
+
+#[tokio::test]
+async fn after_the_receipt_nothing_reaches_the_upstream() {
+    let mut rig = Rig::start().await;
+    for round in 1..=5 {
+        let device = rig.device("a", round).await;
+        let mut hammering = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let mut client = Client::connect(&rig, &device).await;
+            hammering.spawn(async move {
+                let mut answered = 0;
+                loop {
+                    let request = b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n";
+                    if tokio::io::AsyncWriteExt::write_all(&mut client.tls, request)
+                        .await
+                        .is_err()
+                    {
+                        return answered;
+                    }
+                    match client.answer().await {
+                        Ok(answer) if answer.status() == 200 => answered += 1,
+                        Ok(_) | Err(_) => return answered,
+                    }
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let acknowledgement = rig.set(&device, Status::Revoked).await;
+        assert_eq!(acknowledgement.cuts[0].lingering, 0);
+        assert_eq!(acknowledgement.cuts[0].closed, 8);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(rig.upstream.take().contains("x-device-id: a"));
+        let answered: u64 = hammering.join_all().await.into_iter().sum();
+        assert!(answered > 0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(rig.upstream.take(), "");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_closed_at_once() {
+    let mut rig = Rig::start_with(Limits {
+        max_connections: 1,
+        ..Limits::default()
+    })
+    .await;
+    let device = rig.device("a", 1).await;
+    let mut open = Vec::new();
+    let mut refused = 0;
+    // Two workers, one connection each.
+    for _ in 0..12 {
+        let config = crate::client::config(&rig, Some(&device), "http/1.1");
+        match crate::client::handshake(&rig, config, "api.test").await {
+            Ok(tls) => open.push(tls),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(open.len() <= 2, "{} are open", open.len());
+    assert_eq!(rig.metric("connections_refused_total"), refused.to_string());
 }

@@ -193,3 +193,28 @@ async fn silence_ends_at_the_deadline() {
     let not_tls = Outcome::HandshakeRefused(HandshakeFault::NotTls);
     assert_eq!(rig.next_outcome().await, not_tls);
 }
+
+#[tokio::test]
+async fn the_server_certificate_is_replaced_without_a_restart() {
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let presented = async |rig: &Rig| {
+        let config = config(rig, Some(&device), "http/1.1");
+        let tls = handshake(rig, config, "api.test")
+            .await
+            .expect("a handshake");
+        let (_, connection) = tls.get_ref();
+        connection.peer_certificates().expect("a chain")[0].clone()
+    };
+    let before = presented(&rig).await;
+    let server = rig.authority.server();
+    let chain = vec![server.certificate.clone()];
+    // A key that is not the certificate's changes nothing.
+    let refused = rig.certificate.replace(chain.clone(), device.key());
+    assert!(refused.is_err());
+    assert_eq!(presented(&rig).await, before);
+    rig.certificate
+        .replace(chain, server.key())
+        .expect("replaced");
+    assert_eq!(presented(&rig).await, server.certificate);
+}

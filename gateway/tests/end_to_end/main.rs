@@ -1,5 +1,4 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
-#![expect(missing_docs, reason = "tests say what they hold in their names")]
 
 mod authority;
 mod client;

@@ -272,4 +272,15 @@ async fn hosts_and_paths_decide() {
         .await;
     let answer = client.answer().await.expect("an answer");
     assert_eq!(answer.refusal(), (404, "no-route".into()));
+    // Without a server name in the handshake, as for an IP address, few hosts may be asked for.
+    let mut client = Client::connect_to(&rig, &device, "127.0.0.1").await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: 127.0.0.1:8443\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.expect("an answer").status(), 200);
+    client
+        .send("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        .await;
+    let answer = client.answer().await.expect("an answer");
+    assert_eq!(answer.refusal(), (421, "host-mismatch".into()));
 }

@@ -20,6 +20,7 @@ use crate::upstream::Upstream;
 
 pub(crate) struct Rig {
     pub(crate) authority: Authority,
+    pub(crate) certificate: Arc<ServerCertificate>,
     pub(crate) upstream: Upstream,
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
@@ -43,14 +44,19 @@ impl Rig {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_with_staleness(limits, Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn start_with_staleness(limits: Limits, max_staleness: Duration) -> Self {
         let authority = Authority::new();
         let upstream = Upstream::start().await;
         let server = authority.server();
         let certificate = ServerCertificate::new(vec![server.certificate.clone()], server.key())
             .expect("a server certificate");
+        let certificate = Arc::new(certificate);
         let acceptor = Acceptor::new(AcceptorOptions {
-            certificate: Arc::new(certificate),
-            anchors: Anchors::new(&[authority.certificate.clone()]).expect("an anchor"),
+            certificate: Arc::clone(&certificate),
+            anchors: Anchors::new(std::slice::from_ref(&authority.certificate)).expect("an anchor"),
             hints: vec![],
             clients: Clients::Required,
             kinds: &[Kind::Device],
@@ -72,7 +78,7 @@ impl Rig {
                 acceptor: Arc::new(acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
                 snapshot,
-                max_staleness: Duration::from_secs(60),
+                max_staleness,
                 limits,
                 records,
                 sightings,
@@ -86,6 +92,7 @@ impl Rig {
         Self {
             address: gateway.addresses()[0],
             authority,
+            certificate,
             upstream,
             gateway,
             records: record_receiver,
@@ -173,7 +180,7 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
             },
         ])
         .expect("routes"),
-        server_names: vec!["api.test".into(), "localhost".into()],
-        without_sni: vec!["localhost".into()],
+        server_names: vec!["api.test".into(), "127.0.0.1".into()],
+        without_sni: vec!["127.0.0.1".into()],
     }
 }

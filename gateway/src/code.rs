@@ -1,0 +1,115 @@
+//! The stable codes by which programs tell refusals apart.
+
+use serde::Serialize;
+
+/// The stable codes of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "&'static str")]
+#[expect(
+    missing_docs,
+    reason = "each code is the name in lower case; `refusal` says what it means"
+)]
+pub enum Code {
+    IdentityInvalid,
+    NotYetValid,
+    Expired,
+    Unregistered,
+    Retired,
+    Suspended,
+    Quarantined,
+    Restricted,
+    Revoked,
+    RegistryStale,
+    HostMismatch,
+    NoRoute,
+    PathRefused,
+    MethodRefused,
+    HostRefused,
+    HeaderRefused,
+    IdentityHeaderSpelling,
+    MalformedRequest,
+    HeadTooLarge,
+    RequestTimeout,
+    UpstreamUnreachable,
+    UpstreamTimeout,
+    UpstreamInvalid,
+    InternalError,
+}
+
+impl Code {
+    /// Every code, in the order of their declaration.
+    pub const ALL: [Self; 24] = [
+        Self::IdentityInvalid,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::Unregistered,
+        Self::Retired,
+        Self::Suspended,
+        Self::Quarantined,
+        Self::Restricted,
+        Self::Revoked,
+        Self::RegistryStale,
+        Self::HostMismatch,
+        Self::NoRoute,
+        Self::PathRefused,
+        Self::MethodRefused,
+        Self::HostRefused,
+        Self::HeaderRefused,
+        Self::IdentityHeaderSpelling,
+        Self::MalformedRequest,
+        Self::HeadTooLarge,
+        Self::RequestTimeout,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTimeout,
+        Self::UpstreamInvalid,
+        Self::InternalError,
+    ];
+
+    /// The code as it is sent, counted and stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityInvalid => "identity-invalid",
+            Self::NotYetValid => "not-yet-valid",
+            Self::Expired => "expired",
+            Self::Unregistered => "unregistered",
+            Self::Retired => "retired",
+            Self::Suspended => "suspended",
+            Self::Quarantined => "quarantined",
+            Self::Restricted => "restricted",
+            Self::Revoked => "revoked",
+            Self::RegistryStale => "registry-stale",
+            Self::HostMismatch => "host-mismatch",
+            Self::NoRoute => "no-route",
+            Self::PathRefused => "path-refused",
+            Self::MethodRefused => "method-refused",
+            Self::HostRefused => "host-refused",
+            Self::HeaderRefused => "header-refused",
+            Self::IdentityHeaderSpelling => "identity-header-spelling",
+            Self::MalformedRequest => "malformed-request",
+            Self::HeadTooLarge => "head-too-large",
+            Self::RequestTimeout => "request-timeout",
+            Self::UpstreamUnreachable => "upstream-unreachable",
+            Self::UpstreamTimeout => "upstream-timeout",
+            Self::UpstreamInvalid => "upstream-invalid",
+            Self::InternalError => "internal-error",
+        }
+    }
+}
+
+impl From<Code> for &'static str {
+    fn from(code: Code) -> Self {
+        code.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_once() {
+        for (position, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, position);
+        }
+    }
+}
