@@ -3,7 +3,8 @@
     clippy::unwrap_used,
     clippy::print_stderr,
     clippy::print_stdout,
-    missing_docs
+    missing_docs,
+    unreachable_pub
 )] // In a test a panic is the report.
 
 mod harness;

@@ -204,6 +204,9 @@ fn health_is_told_without_a_certificate_and_identity_is_not() {
     let device = server.device("a");
     device.run(&["request", &server.url("/")]);
     let metrics = get("/metrics");
-    assert!(metrics.contains("keybound_requests_total"), "{metrics}");
+    assert!(
+        metrics.contains("keybound_gateway_requests_total{status=\"2xx\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
 }
