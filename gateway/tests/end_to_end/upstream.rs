@@ -90,8 +90,9 @@ impl Upstream {
                 }
             }
             if lower.contains("transfer-encoding: chunked") {
-                self.read_until(&mut tcp, &mut buffer, b"0\r\n").await?;
-                self.read_until(&mut tcp, &mut buffer, b"\r\n").await?;
+                if !self.read_chunks(&mut tcp, &mut buffer).await? {
+                    return Ok(());
+                }
             } else if let Some(rest) = lower.split("content-length: ").nth(1) {
                 let length: usize = rest
                     .split("\r\n")
@@ -125,6 +126,36 @@ impl Upstream {
                 "/headers" => tcp.write_all(HEADERS).await?,
                 "/trailers" => tcp.write_all(TRAILERS).await?,
                 _ => tcp.write_all(OK).await?,
+            }
+        }
+    }
+
+    /// Reads a chunked body with its trailers; false at the end of the stream.
+    async fn read_chunks(
+        &self,
+        tcp: &mut TcpStream,
+        buffer: &mut Vec<u8>,
+    ) -> std::io::Result<bool> {
+        loop {
+            let Some(line) = self.read_until(tcp, buffer, b"\r\n").await? else {
+                return Ok(false);
+            };
+            let size = usize::from_str_radix(line.trim(), 16).expect("a chunk's size");
+            if size == 0 {
+                break;
+            }
+            while buffer.len() < size + 2 {
+                if self.read(tcp, buffer).await? == 0 {
+                    return Ok(false);
+                }
+            }
+            buffer.drain(..size + 2);
+        }
+        loop {
+            match self.read_until(tcp, buffer, b"\r\n").await? {
+                None => return Ok(false),
+                Some(line) if line == "\r\n" => return Ok(true),
+                Some(_) => {}
             }
         }
     }
