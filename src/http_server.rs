@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,11 +121,15 @@ pub(crate) async fn bind(addresses: &[SocketAddr], role: &str) -> Result<Vec<Tcp
 
 /// Why a role cannot listen, and what to do.
 pub(crate) fn cannot_listen(role: &str, address: SocketAddr, error: &io::Error) -> String {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "stop the other process, or choose another port",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have the address; choose another",
-        _ => "choose another address",
+    let kind = error.kind();
+    let advice = if kind == io::ErrorKind::AddrInUse {
+        "stop the other process, or choose another port"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "ports below 1024 need a privilege; choose another port"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "this machine does not have the address; choose another"
+    } else {
+        "choose another address"
     };
     format!("{role} cannot listen on {address}: {error}; {advice}")
 }
@@ -133,9 +137,9 @@ pub(crate) fn cannot_listen(role: &str, address: SocketAddr, error: &io::Error) 
 /// Where somebody on this machine reaches a listener.
 pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        ip => ip,
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, address.port())
 }

@@ -15,7 +15,7 @@ use identity::certificate::{Parsed, Validity};
 use identity::{Name, Timestamp};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_util::sync::CancellationToken;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 use crate::metrics::Metrics;
@@ -219,23 +219,17 @@ fn due(validity: Validity) -> Timestamp {
 /// The DNS names and IP addresses that a certificate is for.
 fn names_of(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     let (_, x509) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let names =
-        x509.iter_extensions()
-            .find_map(|extension| match extension.parsed_extension() {
-                ParsedExtension::SubjectAlternativeName(names) => Some(names),
-                _ => None,
-            })?;
-    Some(
-        names
-            .general_names
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some((*name).to_owned()),
-                GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-                _ => None,
-            })
-            .collect(),
-    )
+    let names = x509.subject_alternative_name().ok()??;
+    let names = names.value.general_names.iter().filter_map(|name| {
+        if let GeneralName::DNSName(name) = name {
+            Some((*name).to_owned())
+        } else if let GeneralName::IPAddress(bytes) = name {
+            address(bytes).map(|address| address.to_string())
+        } else {
+            None
+        }
+    });
+    Some(names.collect())
 }
 
 fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {

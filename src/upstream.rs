@@ -1,9 +1,10 @@
 //! The built-in upstream of `up`: it shows what it received, so that people see what their own services would.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -26,16 +27,35 @@ struct Received {
     method: String,
     target: String,
     version: String,
-    /// In the order of arrival; names in lower case.
-    headers: Vec<(String, String)>,
+    headers: Fields,
     body_bytes: u64,
-    trailers: Vec<(String, String)>,
+    trailers: Fields,
+}
+
+/// Header or trailer fields; names in lower case.
+type Fields = BTreeMap<String, Values>;
+
+/// One value as it is, several as a list.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Values {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Values {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Several(values) => values,
+        }
+    }
 }
 
 async fn show(request: Request<Incoming>) -> Answer {
     let (head, mut body) = request.into_parts();
     let mut body_bytes = 0;
-    let mut trailers = Vec::new();
+    let mut trailers = Fields::new();
     // The body is read at the sender's pace and not kept, however large it is.
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
@@ -45,14 +65,14 @@ async fn show(request: Request<Incoming>) -> Answer {
             body_bytes += data.len() as u64;
         }
         if let Ok(fields) = frame.into_trailers() {
-            trailers = pairs(&fields);
+            trailers = fields_of(&fields);
         }
     }
     let received = Received {
         method: head.method.to_string(),
         target: head.uri.to_string(),
         version: format!("{:?}", head.version),
-        headers: pairs(&head.headers),
+        headers: fields_of(&head.headers),
         body_bytes,
         trailers,
     };
@@ -68,12 +88,17 @@ async fn show(request: Request<Incoming>) -> Answer {
     http_server::answer(200, TEXT, text(&received))
 }
 
-fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
+fn fields_of(headers: &HeaderMap) -> Fields {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers
-        .iter()
-        .map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value)
+        .keys()
+        .map(|name| {
+            let mut values: Vec<_> = headers.get_all(name).iter().map(text).collect();
+            let values = match values.len() {
+                1 => Values::One(values.remove(0)),
+                _ => Values::Several(values),
+            };
+            (name.as_str().to_owned(), values)
         })
         .collect()
 }
@@ -88,8 +113,10 @@ fn text(received: &Received) -> String {
         trailers,
     } = received;
     let mut text = format!("{method} {target} {version}\n");
-    for (name, value) in headers.iter().chain(trailers) {
-        let _ = writeln!(text, "{}: {value}", capitalised(name));
+    for (name, values) in headers.iter().chain(trailers) {
+        for value in values.as_slice() {
+            let _ = writeln!(text, "{}: {value}", capitalised(name));
+        }
     }
     if *body_bytes > 0 {
         let _ = writeln!(text, "\n({body_bytes} bytes of body)");
@@ -124,9 +151,9 @@ mod tests {
             method: "GET".into(),
             target: "/a?b".into(),
             version: "HTTP/1.1".into(),
-            headers: vec![("x-device-id".into(), "thermostat-7".into())],
+            headers: [("x-device-id".into(), Values::One("thermostat-7".into()))].into(),
             body_bytes: 3,
-            trailers: vec![],
+            trailers: Fields::new(),
         };
         let expected = "GET /a?b HTTP/1.1\nX-Device-Id: thermostat-7\n\n(3 bytes of body)\n";
         assert_eq!(text(&received), expected);

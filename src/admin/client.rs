@@ -115,17 +115,17 @@ impl Client {
     fn unreachable(&self, error: &io::Error) -> Failure {
         let data = self.data.display();
         let up = "Start it with `keybound up`, or name its directory with --data.";
-        Failure::refused(match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!("No server is running on {data} (no {SOCKET}). {up}")
-            }
-            io::ErrorKind::ConnectionRefused => {
-                format!("No server is running on {data} (nobody listens on its {SOCKET}). {up}")
-            }
-            io::ErrorKind::PermissionDenied => format!(
+        let kind = error.kind();
+        Failure::refused(if kind == io::ErrorKind::NotFound {
+            format!("No server is running on {data} (no {SOCKET}). {up}")
+        } else if kind == io::ErrorKind::ConnectionRefused {
+            format!("No server is running on {data} (nobody listens on its {SOCKET}). {up}")
+        } else if kind == io::ErrorKind::PermissionDenied {
+            format!(
                 "The server on {data} is not for you: only root and the user that runs it may use its {SOCKET}."
-            ),
-            _ => format!("The server on {data} cannot be reached: {error}. {up}"),
+            )
+        } else {
+            format!("The server on {data} cannot be reached: {error}. {up}")
         })
     }
 }

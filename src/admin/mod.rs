@@ -3,5 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod client;
 mod explain;
+pub(crate) mod listener;
+mod refusal;
 pub(crate) mod server;
 mod views;

@@ -1,29 +1,23 @@
-//! The server's side: every command's request, answered for whoever may ask.
-//!
-//! The socket is the authentication: it is the owner's alone, and the peer's user id is checked again when it connects.
+//! The server's side: every command's request, and its answer.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::connect_info::Connected;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as Segment, Query, State};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use ca::{Actor, Authority, ChangeError, IssueError, Rejection, Standing, Unavailable};
-use http::{HeaderValue, StatusCode, header};
+use ca::{Authority, IssueError, Rejection, Standing, Unavailable};
 use identity::{DeviceId, EnrollmentCode, Problem};
 use serde::de::DeserializeOwned;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::listener::{AdminListener, Operator};
+use super::refusal::{Refusal, bad_request, internal, not_found, rejection};
 use super::{api, explain, views};
 use crate::clock;
 use crate::decisions::Decisions;
@@ -67,74 +61,6 @@ pub(crate) async fn run(listener: AdminListener, admin: Arc<Admin>, shutdown: Ca
     }
 }
 
-/// Who is connected: the user id that the kernel vouches for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Operator {
-    uid: u32,
-}
-
-impl Operator {
-    fn actor(self) -> Actor {
-        Actor::Operator(format!("uid {}", self.uid))
-    }
-}
-
-impl Connected<IncomingStream<'_, AdminListener>> for Operator {
-    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
-        *stream.remote_addr()
-    }
-}
-
-/// The socket, which lets in only root and the user that runs the server.
-pub(crate) struct AdminListener {
-    socket: UnixListener,
-    own_uid: u32,
-}
-
-impl AdminListener {
-    /// Listens on `path`. A socket that is there already was left by a process that is gone: its caller holds the lock of
-    /// the data directory.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::PermissionsExt;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let socket = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self {
-            socket,
-            own_uid: rustix::process::geteuid().as_raw(),
-        })
-    }
-}
-
-impl Listener for AdminListener {
-    type Io = UnixStream;
-    type Addr = Operator;
-
-    async fn accept(&mut self) -> (UnixStream, Operator) {
-        loop {
-            let accepted = self.socket.accept().await;
-            let peer = accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream)));
-            match peer {
-                Ok((uid, stream)) if uid == 0 || uid == self.own_uid => {
-                    return (stream, Operator { uid });
-                }
-                Ok((uid, _)) => tracing::warn!(uid, "a user may not use the admin socket"),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection to the admin socket cannot be accepted");
-                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Operator> {
-        Ok(Operator { uid: self.own_uid })
-    }
-}
-
 async fn tokens(
     State(admin): Shared,
     ConnectInfo(operator): ConnectInfo<Operator>,
@@ -152,7 +78,7 @@ async fn tokens(
         ));
     }
     let server = admin.enrollment_server.as_ref().ok_or_else(|| {
-        Refusal(Problem::new(
+        Refusal::from(Problem::new(
             409,
             "no-enrollment",
             "There is no enrollment listener",
@@ -245,7 +171,7 @@ async fn certificates(
 
 async fn devices(
     State(admin): Shared,
-    query: Result<Query<api::DeviceQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<api::DeviceQuery>, QueryRejection>,
 ) -> Answer<api::DevicePage> {
     let Query(api::DeviceQuery { status, after }) =
         query.map_err(|error| bad_request(format!("The filter is not understood: {error}.")))?;
@@ -284,7 +210,7 @@ async fn device(State(admin): Shared, Segment(id): Segment<String>) -> Answer<ap
     let device = views::known_device(&admin.authority, &id).await?;
     device.map(Json).ok_or_else(|| {
         let unknown = Rejection::UnknownDevice(id);
-        Refusal(rejection(&unknown))
+        Refusal::from(rejection(&unknown))
     })
 }
 
@@ -397,97 +323,6 @@ async fn crl(State(admin): Shared) -> Answer<api::Crl> {
     }))
 }
 
-/// What a command is told instead of an answer.
-struct Refusal(Problem);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let Self(problem) = self;
-        let status =
-            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let media_type = HeaderValue::from_static(Problem::MEDIA_TYPE);
-        (
-            status,
-            [(header::CONTENT_TYPE, media_type)],
-            problem.to_json(),
-        )
-            .into_response()
-    }
-}
-
-impl From<Unavailable> for Refusal {
-    fn from(error: Unavailable) -> Self {
-        Self(Problem::new(
-            503,
-            "unavailable",
-            "The registry cannot be used",
-            sentence(error),
-        ))
-    }
-}
-
-impl From<ChangeError> for Refusal {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Rejected(rejected) => Self(rejection(&rejected)),
-            ChangeError::Unavailable(unavailable) => unavailable.into(),
-        }
-    }
-}
-
-/// The one mapping of the registry's rejections to what a command is told.
-fn rejection(rejected: &Rejection) -> Problem {
-    let (status, code, title) = match rejected {
-        Rejection::Refused(refusal) => (403, refusal.code(), "The request is refused"),
-        Rejection::UnknownDevice(_) => (404, "unknown-device", "There is no such device"),
-        Rejection::SpelledDifferently { .. } => (409, "name-mismatch", "The id is taken"),
-        Rejection::DeviceRevoked(_) => (409, "revoked", "The device is revoked"),
-        Rejection::DeviceSuspended(_) => (409, "suspended", "The device is suspended"),
-    };
-    Problem::new(status, code, title, sentence(rejected))
-}
-
-fn bad_request(detail: impl Into<String>) -> Refusal {
-    Refusal(Problem::new(
-        400,
-        "bad-request",
-        "The request is not understood",
-        detail,
-    ))
-}
-
-fn not_found(code: &str, detail: impl Into<String>) -> Refusal {
-    Refusal(Problem::new(
-        404,
-        code,
-        "There is nothing of that name",
-        detail,
-    ))
-}
-
-fn internal() -> Refusal {
-    Refusal(Problem::new(
-        500,
-        "internal",
-        "The server failed",
-        "The server failed on this request; its log says more.",
-    ))
-}
-
-/// An error's words as a sentence: a capital at the start and a full stop at the end.
-fn sentence(error: impl std::fmt::Display) -> String {
-    let text = error.to_string();
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => format!(
-            "{}{}.",
-            first.to_uppercase(),
-            characters.as_str().trim_end_matches('.')
-        ),
-        None => text,
-    }
-}
-
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body)
         .map_err(|error| bad_request(format!("The request is not understood: {error}.")))
@@ -514,4 +349,3 @@ const LONGEST_TOKEN_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const LONGEST_QUERY: usize = 256;
 const PAGE: usize = 1000;
 const RECEIPT_WITHIN: Duration = Duration::from_secs(5);
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);

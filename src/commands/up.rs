@@ -47,7 +47,7 @@ pub(super) fn up(data: Option<PathBuf>, arguments: UpArguments) -> Result<(), Fa
     };
     flags.write_into(&mut file)?;
     let config = check::judge(&name, file, mistakes, Purpose::Up)?;
-    run(config, process, Some(&next_commands))
+    run(config, process, Some(next_commands))
 }
 
 /// The roles that a file names.
@@ -135,7 +135,7 @@ fn text(path: PathBuf) -> Result<String, Failure> {
 fn run(
     config: Config,
     process: ProcessArguments,
-    welcome: Option<&dyn Fn(&Installation, &Server) -> String>,
+    welcome: Option<fn(&Installation, &Server) -> String>,
 ) -> Result<(), Failure> {
     log_to_stderr(process.log_format)?;
     let passphrase = passphrase(process.passphrase_file.as_deref())?;

@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, UpstreamAddress};
 use identity::TrustDomain;
 
-use super::file::{ConfigFile, GatewayTable, ListenTable, RouteTable as RouteSection};
-use super::{Config, DEFAULT_DATA, GatewayConfig, Located, Mistake, Place, values};
-use crate::duration;
+use super::file::{ConfigFile, GatewayTable, ListenTable};
+use super::{Config, DEFAULT_DATA, Located, Mistake, Place, values};
 
 /// What a configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +75,11 @@ pub(crate) fn check(
     Err(mistakes)
 }
 
-struct Notes(Vec<Mistake>);
+/// The mistakes so far.
+pub(super) struct Notes(Vec<Mistake>);
 
 impl Notes {
-    fn note(&mut self, place: Place, sentence: impl Into<String>) {
+    pub(super) fn note(&mut self, place: Place, sentence: impl Into<String>) {
         self.0.push(Mistake {
             place,
             sentence: sentence.into(),
@@ -88,11 +87,11 @@ impl Notes {
     }
 
     /// The value, or nothing after noting what is wrong with it.
-    fn take<T>(&mut self, place: Place, result: Result<T, String>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, place: Place, result: Result<T, String>) -> Option<T> {
         result.map_err(|sentence| self.note(place, sentence)).ok()
     }
 
-    fn number(&mut self, number: Located<i64>, least: u64, most: u64, key: &str) -> u64 {
+    pub(super) fn number(&mut self, number: Located<i64>, least: u64, most: u64, key: &str) -> u64 {
         let value = u64::try_from(number.value).ok();
         match value.filter(|value| (least..=most).contains(value)) {
             Some(value) => value,
@@ -185,7 +184,7 @@ impl Notes {
         }
     }
 
-    fn listen(
+    pub(super) fn listen(
         &mut self,
         written: Option<Vec<Located<String>>>,
         table: Place,
@@ -220,189 +219,6 @@ impl Notes {
         }
         addresses
     }
-
-    fn gateway(
-        &mut self,
-        table: GatewayTable,
-        purpose: Purpose,
-        names: &[String],
-        taken: &mut Vec<SocketAddr>,
-    ) -> GatewayConfig {
-        let listen = self.listen(table.listen, table.place, DEFAULT_GATEWAY, taken);
-        let workers = table
-            .workers
-            .map(|workers| self.number(workers, 1, MAX_WORKERS, "workers") as usize);
-        let without_sni = match table.without_sni {
-            None => names
-                .iter()
-                .filter(|name| !name.contains('.') || is_address(name))
-                .cloned()
-                .collect(),
-            Some(hosts) => hosts
-                .into_iter()
-                .filter_map(|host| self.named_host(&host, "without_sni", names))
-                .collect(),
-        };
-        let max_staleness = match table.max_staleness {
-            None => DEFAULT_STALENESS,
-            Some(text) => {
-                let parsed = duration::parse(&text.value)
-                    .map_err(|error| format!("max_staleness = {:?}: {error}", text.value));
-                let length = self.take(text.place, parsed).unwrap_or(DEFAULT_STALENESS);
-                if length.is_zero() {
-                    self.note(
-                        text.place,
-                        "max_staleness is 0, which would refuse every device",
-                    );
-                }
-                length
-            }
-        };
-        if purpose == Purpose::Serve && table.routes.is_empty() {
-            self.note(
-                table.place,
-                "[gateway] has no route, so every request would be refused; add [[gateway.route]] with an upstream",
-            );
-        }
-        let routes = self.routes(table.routes, names);
-        GatewayConfig {
-            listen,
-            workers,
-            without_sni,
-            max_staleness,
-            routes,
-        }
-    }
-
-    fn routes(&mut self, tables: Vec<RouteSection>, names: &[String]) -> Vec<Route> {
-        let mut places = Vec::with_capacity(tables.len());
-        let mut routes = Vec::with_capacity(tables.len());
-        for table in tables {
-            let place = table.place;
-            if let Some(route) = self.route(table, names) {
-                places.push(place);
-                routes.push(route);
-            }
-        }
-        // The gateway's own check; its faults are reported where the route was written.
-        for fault in RouteTable::new(routes.clone()).err().unwrap_or_default() {
-            let place = places
-                .get(fault.position)
-                .copied()
-                .unwrap_or(Place::Nowhere);
-            match fault.kind {
-                RouteFaultKind::Host(_)
-                | RouteFaultKind::Path(_)
-                | RouteFaultKind::PathNotPlain => {
-                    self.note(place, format!("this route is refused: {}", fault.kind));
-                }
-                // Noted where the upstream was read.
-                RouteFaultKind::NoUpstream => {}
-                RouteFaultKind::Duplicate { first } => {
-                    let other = match places.get(first) {
-                        Some(Place::Line(line)) => format!("the route of line {line}"),
-                        Some(Place::Flag(_) | Place::Nowhere) | None => "another route".to_owned(),
-                    };
-                    self.note(
-                        place,
-                        format!("this route has the same host and path as {other}; list all its upstreams in one route"),
-                    );
-                }
-            }
-        }
-        routes
-    }
-
-    /// `None` if the route's host was refused, so that the route would be another one without it.
-    fn route(&mut self, table: RouteSection, names: &[String]) -> Option<Route> {
-        let host = table
-            .host
-            .map(|host| self.named_host(&host, "the route's host", names));
-        if let Some(client) = table.client {
-            self.take(client.place, values::client(&client.value));
-        }
-        let route = Route {
-            path: table.path.map_or_else(|| "/".to_owned(), |path| path.value),
-            identity: self.identity(table.identity),
-            upstreams: self.upstreams(table.upstream, table.place),
-            host: None,
-        };
-        match host {
-            None => Some(route),
-            Some(host) => Some(Route {
-                host: Some(host?),
-                ..route
-            }),
-        }
-    }
-
-    fn upstreams(
-        &mut self,
-        written: Option<Vec<Located<String>>>,
-        route: Place,
-    ) -> Vec<UpstreamAddress> {
-        let written = written.unwrap_or_default();
-        if written.is_empty() {
-            self.note(
-                route,
-                "the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"",
-            );
-        }
-        let mut upstreams = Vec::with_capacity(written.len());
-        for Located { place, value } in written {
-            let Some(upstream) = self.take(place, values::upstream(&value)) else {
-                continue;
-            };
-            if upstreams.contains(&upstream) {
-                self.note(place, format!("the upstream {value:?} is written twice"));
-            } else {
-                upstreams.push(upstream);
-            }
-        }
-        upstreams
-    }
-
-    fn identity(&mut self, written: Option<Vec<Located<String>>>) -> Vec<IdentityHeader> {
-        let Some(written) = written else {
-            return vec![IdentityHeader::DeviceId];
-        };
-        let mut forms = Vec::with_capacity(written.len());
-        for Located { place, value } in written {
-            let Some(form) = self.take(place, values::identity_form(&value)) else {
-                continue;
-            };
-            if forms.contains(&form) {
-                self.note(
-                    place,
-                    format!("the identity form {value:?} is written twice"),
-                );
-            } else {
-                forms.push(form);
-            }
-        }
-        forms
-    }
-
-    /// A host that devices can ask for: one that the server certificate names.
-    fn named_host(
-        &mut self,
-        host: &Located<String>,
-        what: &str,
-        names: &[String],
-    ) -> Option<String> {
-        let name = self.take(host.place, values::server_name(&host.value))?;
-        if names.contains(&name) {
-            return Some(name);
-        }
-        self.note(
-            host.place,
-            format!(
-                "{what} {name} is not a name of the server certificate; add it to names, which are: {}",
-                names.join(", ")
-            ),
-        );
-        None
-    }
 }
 
 /// Whether two listeners would want the same port.
@@ -412,15 +228,8 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-fn is_address(name: &str) -> bool {
-    name.parse::<std::net::IpAddr>().is_ok()
-}
-
-const DEFAULT_GATEWAY: &str = "0.0.0.0:8443";
 const DEFAULT_ENROLLMENT: &str = "0.0.0.0:8444";
 const DEFAULT_HEALTH: &str = "127.0.0.1:8446";
 const DEFAULT_DAYS: u64 = 90;
 /// Device certificates end before the CA that issues them, which lives ten years.
 const MAX_DAYS: u64 = 3650;
-const MAX_WORKERS: u64 = 1024;
-const DEFAULT_STALENESS: Duration = Duration::from_secs(24 * 60 * 60);

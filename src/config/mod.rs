@@ -3,6 +3,7 @@
 //! Flags of `up` are written into the same [`file::ConfigFile`], so that one check judges both.
 
 mod check;
+mod check_gateway;
 pub(crate) mod file;
 mod reader;
 #[cfg(test)]

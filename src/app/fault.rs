@@ -1,0 +1,56 @@
+//! Why the server does not start, or ended.
+
+use std::io;
+use std::path::PathBuf;
+
+use tokio::task::JoinError;
+
+use crate::server_certificate;
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartFault {
+    #[error("{0}")]
+    Open(#[from] ca::OpenError),
+    #[error("{} is writable by others (mode {mode:o}), who could replace the CA's keys; run chmod go-w on it, or choose another directory with --data", .directory.display())]
+    OpenToOthers { directory: PathBuf, mode: u32 },
+    #[error("{} cannot be used: {error}", .path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Listen(String),
+    #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]
+    AdminSocket { path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Certificate(#[from] server_certificate::Fault),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the CA's certificate cannot be an anchor: {0}")]
+    Anchor(#[from] identity::chain::AnchorError),
+    #[error("the gateway {0}")]
+    Gateway(#[from] gateway::StartFault),
+    #[error("{0}")]
+    Unavailable(#[from] ca::Unavailable),
+    #[error("a part of the server failed while it started; its log says more")]
+    Panicked,
+}
+
+/// A part ended that should not have.
+#[derive(Debug, thiserror::Error)]
+#[error("the part {part:?} of the server ended by itself; its log says more")]
+pub(crate) struct Ended {
+    part: &'static str,
+}
+
+impl Ended {
+    pub(super) fn of(ended: Option<Result<&'static str, JoinError>>) -> Self {
+        let part = match ended {
+            Some(Ok(part)) => part,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a part of the server failed");
+                "unknown"
+            }
+            None => "all",
+        };
+        Self { part }
+    }
+}

@@ -1,0 +1,163 @@
+//! The gateway's role: from its configuration to a bound gateway, and what comes out of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway::tls::{Acceptor, AcceptorOptions, Clients, Versions};
+use gateway::{Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot};
+use identity::feed::Sighting;
+use identity::{Kind, Name};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Common, StartFault};
+use crate::alarm::Alarm;
+use crate::config::GatewayConfig;
+use crate::decisions::Decisions;
+use crate::http_server;
+
+/// A gateway that is bound, and what comes out of it.
+pub(super) struct BoundGateway {
+    pub(super) gateway: gateway::Bound,
+    pub(super) records: mpsc::Receiver<Record>,
+    pub(super) sightings: mpsc::Receiver<Sighting>,
+    /// Serves the only route, if no other was configured.
+    pub(super) builtin_upstream: Option<TcpListener>,
+}
+
+impl BoundGateway {
+    /// Where the built-in upstream listens.
+    pub(super) fn upstream_address(&self) -> Option<SocketAddr> {
+        self.builtin_upstream
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+/// Binds the gateway; it serves nobody yet.
+pub(super) async fn bind_gateway(
+    config: GatewayConfig,
+    names: &[String],
+    common: &Common,
+    registry: &mut Registry,
+) -> Result<BoundGateway, StartFault> {
+    let mut routes = config.routes;
+    let builtin_upstream = if routes.is_empty() {
+        let (listener, route) = builtin_upstream().await?;
+        routes.push(route);
+        Some(listener)
+    } else {
+        None
+    };
+    let routes = RouteTable::new(routes).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        StartFault::Listen(faults.join("; "))
+    })?;
+    let acceptor = Acceptor::new(AcceptorOptions {
+        certificate: Arc::clone(&common.certificate),
+        anchors: common.anchors.clone(),
+        hints: common.hints.clone(),
+        clients: Clients::Required,
+        kinds: &[Kind::Device],
+        versions: Versions::Tls13,
+        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        deadline: HANDSHAKE_WITHIN,
+        max_handshakes: MAX_HANDSHAKES,
+    })?;
+    let workers = config
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let (record_sender, records) = mpsc::channel(RECORDS_WAITING);
+    let (sighting_sender, sightings) = mpsc::channel(SIGHTINGS_WAITING);
+    let options = gateway::Options {
+        name: gateway_name(),
+        listen: config.listen,
+        workers,
+        acceptor: Arc::new(acceptor),
+        serial_key: Arc::new(common.authority.serial_key()),
+        snapshot: Snapshot {
+            routes,
+            server_names: names.to_vec(),
+            without_sni: config.without_sni,
+        },
+        max_staleness: config.max_staleness,
+        limits: Limits::default(),
+        records: record_sender,
+        sightings: sighting_sender,
+    };
+    let gateway = Gateway::bind(options, registry).map_err(|fault| match fault {
+        gateway::StartFault::Bind { address, error } => {
+            StartFault::Listen(http_server::cannot_listen("the gateway", address, &error))
+        }
+        gateway::StartFault::Random | gateway::StartFault::Worker(_) => fault.into(),
+    })?;
+    Ok(BoundGateway {
+        gateway,
+        records,
+        sightings,
+        builtin_upstream,
+    })
+}
+
+async fn builtin_upstream() -> Result<(TcpListener, Route), StartFault> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let cannot = |error: io::Error| {
+        StartFault::Listen(http_server::cannot_listen(
+            "the built-in upstream",
+            address,
+            &error,
+        ))
+    };
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    let route = Route {
+        host: None,
+        path: "/".into(),
+        upstreams: vec![
+            format!("http://{address}")
+                .parse()
+                .expect("an address with a port is an upstream"),
+        ],
+        identity: vec![IdentityHeader::DeviceId],
+    };
+    Ok((listener, route))
+}
+
+/// Remembers what the gateway decided, until the gateway has gone or `shutdown` and nothing is left.
+pub(super) async fn keep_records(
+    mut records: mpsc::Receiver<Record>,
+    decisions: Arc<Decisions>,
+    mut alarm: Alarm,
+    shutdown: CancellationToken,
+) {
+    let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
+    loop {
+        tokio::select! {
+            received = records.recv_many(&mut batch, RECORDS_AT_ONCE) => {
+                if received == 0 {
+                    return;
+                }
+            }
+            () = shutdown.cancelled(), if !records.is_closed() => records.close(),
+        }
+        for record in batch.drain(..) {
+            alarm.look_at(&record).await;
+            decisions.gateway(record);
+        }
+    }
+}
+
+/// The one gateway of this version.
+pub(super) fn gateway_name() -> Name {
+    Name::parse("gateway-1").expect("the name is legal")
+}
+
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+const MAX_HANDSHAKES: usize = 512;
+const RECORDS_WAITING: usize = 16_384;
+const RECORDS_AT_ONCE: usize = 256;
+const SIGHTINGS_WAITING: usize = 65_536;
