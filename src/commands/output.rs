@@ -113,7 +113,7 @@ mod tests {
         table.row(["ä".into(), "a\x1b[31m\n".into(), "\u{202e}x".into()]);
         let expected = "\
 ID            STATUS            LAST SEEN
-thermostat-7  active              -
+thermostat-7  active            -
 ä             a\\u{1b}[31m\\u{a}  \\u{202e}x";
         assert_eq!(table.to_string(), expected);
     }
