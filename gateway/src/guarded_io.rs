@@ -166,7 +166,7 @@ impl Watched {
         if read.is_empty() {
             return Poll::Ready(Ok(true));
         }
-        let verdict = self.watcher.inspect(read, handle.upgrade());
+        let verdict = self.watcher.inspect(read, handle.is_tunnel());
         if verdict.rest == Rest::IncompleteHead {
             self.stash.extend_from_slice(&read[verdict.clean..]);
         }
@@ -198,7 +198,7 @@ impl Watched {
             return Poll::Ready(Ok(true));
         }
         self.stash.extend_from_slice(aside.filled());
-        let verdict = self.watcher.inspect(&self.stash, handle.upgrade());
+        let verdict = self.watcher.inspect(&self.stash, handle.is_tunnel());
         self.clean = verdict.clean;
         self.follow(verdict.rest, handle);
         Poll::Ready(Ok(false))

@@ -10,13 +10,13 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::pure::framing::{Upgrade, Violation};
+use crate::pure::framing::Violation;
 
 /// Shared by the connection's task, its IO wrapper, its requests and the connection index.
 #[derive(Debug)]
 pub(crate) struct Handle {
     flags: AtomicU8,
-    upgrade: AtomicU8,
+    is_tunnel: AtomicBool,
     violation: OnceLock<Violation>,
     /// Answers and tunnels that have not ended.
     in_flight: AtomicUsize,
@@ -30,7 +30,7 @@ impl Handle {
     pub(crate) fn new() -> Self {
         Self {
             flags: AtomicU8::new(0),
-            upgrade: AtomicU8::new(UNDECIDED),
+            is_tunnel: AtomicBool::new(false),
             violation: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
@@ -87,23 +87,14 @@ impl Handle {
         self.waker.register(waker);
     }
 
-    /// What became of the request for an upgrade.
-    pub(crate) fn upgrade(&self) -> Upgrade {
-        match self.upgrade.load(Ordering::Acquire) {
-            ACCEPTED => Upgrade::Accepted,
-            DECLINED => Upgrade::Declined,
-            _ => Upgrade::Undecided,
-        }
+    /// Whether the connection's request for an upgrade was accepted.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.is_tunnel.load(Ordering::Acquire)
     }
 
-    /// Decides the request for an upgrade.
-    pub(crate) fn decide_upgrade(&self, decision: Upgrade) {
-        let decision = match decision {
-            Upgrade::Undecided => UNDECIDED,
-            Upgrade::Accepted => ACCEPTED,
-            Upgrade::Declined => DECLINED,
-        };
-        self.upgrade.store(decision, Ordering::Release);
+    /// Accepts the request for an upgrade: before its answer, which the peer's next bytes must follow.
+    pub(crate) fn become_tunnel(&self) {
+        self.is_tunnel.store(true, Ordering::Release);
     }
 
     /// The first rule of framing that the peer broke.
@@ -164,7 +155,3 @@ const CUT: u8 = 1;
 const RETIRED: u8 = 2;
 const DRAINING: u8 = 4;
 const RESET: u8 = 8;
-
-const UNDECIDED: u8 = 0;
-const ACCEPTED: u8 = 1;
-const DECLINED: u8 = 2;

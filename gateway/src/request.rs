@@ -22,7 +22,6 @@ use crate::guarded_io::stands_for_refused;
 use crate::handle::Handle;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
-use crate::pure::framing;
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
 use crate::record::{Outcome, Record, Unregistered, bounded};
@@ -66,9 +65,6 @@ pub(crate) async fn answer(
             connection.worker.shared.metrics.panics.inc();
             Err(Refusal::Panic)
         });
-    if websocket && !matches!(&outcome, Ok(Answer::Tunnel(_))) {
-        connection.handle.decide_upgrade(framing::Upgrade::Declined);
-    }
     let mut unregistered = None;
     let (outcome, mut answer) = match outcome {
         Ok(Answer::Tunnel(head)) => (Outcome::Forwarded, head.map(|()| AnswerBody::empty(flight))),
@@ -95,8 +91,10 @@ pub(crate) async fn answer(
         }
     };
     answer.headers_mut().insert(X_REQUEST_ID, request_id);
+    // A request for an upgrade that became no tunnel is the last one: whatever the peer sent early for a
+    // tunnel must not be read as requests.
     if one_at_a_time
-        && connection.handle.is_finishing()
+        && (websocket || connection.handle.is_finishing())
         && answer.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         answer
@@ -220,7 +218,7 @@ async fn exchange(
             return Err(Refusal::Framing(violation));
         }
         *connection.tunnel.borrow_mut() = Some(hyper::upgrade::on(&mut response));
-        handle.decide_upgrade(framing::Upgrade::Accepted);
+        handle.become_tunnel();
         headers::clean_response(response.headers_mut());
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

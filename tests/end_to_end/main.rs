@@ -20,3 +20,4 @@ mod revocation_ends_every_kind_of_connection;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;
 mod the_house_keeps_its_plan;
+mod the_readmes_walk_works_as_written;

@@ -34,17 +34,6 @@ pub(crate) enum Rest {
     Violation(Violation),
 }
 
-/// What became of a request to upgrade the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upgrade {
-    /// The upstream has not answered yet.
-    Undecided,
-    /// The connection is a tunnel now.
-    Accepted,
-    /// It was answered like any other request.
-    Declined,
-}
-
 impl Watcher {
     pub(crate) fn new() -> Self {
         Self(State::Head { scanned: 0 })
@@ -55,8 +44,9 @@ impl Watcher {
         matches!(self.0, State::Fixed { .. } | State::Chunked(_))
     }
 
-    /// Judges the next bytes of the connection.
-    pub(crate) fn inspect(&mut self, bytes: &[u8], upgrade: Upgrade) -> Verdict {
+    /// Judges the next bytes of the connection. It `is_tunnel` once its request for an upgrade was accepted;
+    /// a connection whose request for an upgrade was declined is closed after the answer.
+    pub(crate) fn inspect(&mut self, bytes: &[u8], is_tunnel: bool) -> Verdict {
         let mut clean = 0;
         loop {
             let rest = &bytes[clean..];
@@ -66,7 +56,7 @@ impl Watcher {
                     rest: Rest::Nothing,
                 };
             }
-            match self.0.step(rest, upgrade) {
+            match self.0.step(rest, is_tunnel) {
                 Ok(Step { used: 0 }) => {
                     return Verdict {
                         clean,
@@ -177,7 +167,7 @@ struct Step {
 
 impl State {
     /// Judges some of `bytes`, which are not empty.
-    fn step(&mut self, bytes: &[u8], upgrade: Upgrade) -> Result<Step, Violation> {
+    fn step(&mut self, bytes: &[u8], is_tunnel: bool) -> Result<Step, Violation> {
         match self {
             Self::Head { scanned } => match scan_lines(bytes, scanned)? {
                 None => Ok(Step { used: 0 }),
@@ -209,17 +199,11 @@ impl State {
                 };
                 Ok(Step { used: 1 })
             }
-            Self::Upgrade => match upgrade {
-                Upgrade::Undecided => Err(Violation::EarlyBytes),
-                Upgrade::Accepted => {
-                    *self = Self::Tunnel;
-                    Ok(Step { used: bytes.len() })
-                }
-                Upgrade::Declined => {
-                    *self = Self::Head { scanned: 0 };
-                    self.step(bytes, upgrade)
-                }
-            },
+            Self::Upgrade if is_tunnel => {
+                *self = Self::Tunnel;
+                Ok(Step { used: bytes.len() })
+            }
+            Self::Upgrade => Err(Violation::EarlyBytes),
             Self::Tunnel => Ok(Step { used: bytes.len() }),
         }
     }

@@ -13,7 +13,7 @@ fn judge_cut(input: &[u8], cuts: &[usize]) -> (usize, Option<Violation>) {
         if *cut == clean {
             continue;
         }
-        let verdict = watcher.inspect(&input[clean..*cut], Upgrade::Undecided);
+        let verdict = watcher.inspect(&input[clean..*cut], false);
         clean += verdict.clean;
         match verdict.rest {
             Rest::Nothing => assert_eq!(clean, *cut),
@@ -319,30 +319,15 @@ fn nothing_follows_an_undecided_upgrade() {
 }
 
 #[test]
-fn a_decided_upgrade_is_a_tunnel_or_a_request() {
-    let decided = |upgrade, bytes: &[u8]| {
-        let mut watcher = Watcher::new();
-        let verdict = watcher.inspect(UPGRADE.as_bytes(), Upgrade::Undecided);
-        assert_eq!(
-            (verdict.clean, verdict.rest),
-            (UPGRADE.len(), Rest::Nothing)
-        );
-        watcher.inspect(bytes, upgrade)
-    };
-    let clean = |clean, rest| Verdict { clean, rest };
+fn an_accepted_upgrade_is_a_tunnel() {
+    let mut watcher = Watcher::new();
+    let verdict = watcher.inspect(UPGRADE.as_bytes(), false);
     assert_eq!(
-        decided(Upgrade::Accepted, b"\0\n\r"),
-        clean(3, Rest::Nothing)
+        (verdict.clean, verdict.rest),
+        (UPGRADE.len(), Rest::Nothing)
     );
-    assert_eq!(
-        decided(Upgrade::Declined, b"\0\n\r"),
-        clean(0, Rest::Violation(Violation::Nul))
-    );
-    let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    assert_eq!(
-        decided(Upgrade::Declined, get),
-        clean(get.len(), Rest::Nothing)
-    );
+    let verdict = watcher.inspect(b"\0\n\r", true);
+    assert_eq!((verdict.clean, verdict.rest), (3, Rest::Nothing));
 }
 
 proptest::proptest! {

@@ -222,6 +222,8 @@ async fn only_an_accepted_websocket_is_a_tunnel() {
     // The upstream answers like any other request.
     let mut client = Client::connect(&rig, &device).await;
     assert_eq!(client.get("/", UPGRADE).await.status(), 200);
+    assert!(client.ends().await, "nothing follows a declined upgrade");
+    let mut client = Client::connect(&rig, &device).await;
     assert_eq!(client.get("/", "").await.status(), 200);
     let seen = rig.upstream.take();
     assert!(seen.contains("upgrade: websocket\r\n"), "{seen}");
