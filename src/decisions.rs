@@ -5,14 +5,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway::{Code, Outcome, Record};
+use gateway::{Outcome, Record};
 use identity::{DeviceId, Serial, Timestamp};
 
 use crate::admin::api;
 use crate::clock::rfc3339;
+use crate::reasons::reason;
 
 /// A bounded memory of decisions; the oldest are forgotten first.
-pub(crate) struct Decisions(Mutex<VecDeque<Entry>>);
+pub(crate) struct Decisions {
+    entries: Mutex<VecDeque<Entry>>,
+    log: Mutex<LogBudget>,
+}
+
+/// Log lines per second. Strangers cause decisions as often as they like, and must not fill a disk with them.
+#[derive(Default)]
+struct LogBudget {
+    second: u64,
+    written: u32,
+    suppressed: u64,
+}
 
 enum Entry {
     Gateway(Record),
@@ -46,7 +58,10 @@ pub(crate) struct Subject {
 
 impl Decisions {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
+        Self {
+            entries: Mutex::new(VecDeque::new()),
+            log: Mutex::default(),
+        }
     }
 
     /// Remembers a decision of the gateway, and logs a refusal.
@@ -55,7 +70,7 @@ impl Decisions {
             Outcome::Forwarded | Outcome::Abandoned => false,
             Outcome::Refused(_) | Outcome::HandshakeRefused(_) => true,
         };
-        if refused {
+        if refused && self.may_log(record.at) {
             // What a peer chose is logged with its control characters escaped.
             tracing::info!(
                 target: "decision",
@@ -76,7 +91,7 @@ impl Decisions {
 
     /// Remembers a decision of the enrollment listener, and logs it unless it is of no consequence.
     pub(crate) fn enrollment(&self, decision: EnrollmentDecision) {
-        if decision.outcome != "sent" {
+        if decision.outcome != "sent" && self.may_log(decision.at) {
             tracing::info!(
                 target: "decision",
                 outcome = decision.outcome,
@@ -92,7 +107,7 @@ impl Decisions {
 
     /// The newest decisions about a subject, newest first.
     pub(crate) fn about(&self, subject: &Subject, limit: usize) -> Vec<api::Decision> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries
             .iter()
             .rev()
@@ -102,12 +117,41 @@ impl Decisions {
             .collect()
     }
 
+    fn may_log(&self, at: Timestamp) -> bool {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = log.suppressed;
+        let may = log.spend(at);
+        if log.suppressed == 0 && before > 0 {
+            tracing::warn!(target: "decision", not_logged = before, "more was decided than is logged");
+        }
+        may
+    }
+
     fn push(&self, entry: Entry) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() == CAPACITY {
             entries.pop_front();
         }
         entries.push_back(entry);
+    }
+}
+
+impl LogBudget {
+    /// Whether one more line may be written; a new second brings a new budget.
+    fn spend(&mut self, at: Timestamp) -> bool {
+        if at.0 != self.second {
+            *self = Self {
+                second: at.0,
+                ..Self::default()
+            };
+        }
+        let may = self.written < LINES_PER_SECOND;
+        if may {
+            self.written += 1;
+        } else {
+            self.suppressed += 1;
+        }
+        may
     }
 }
 
@@ -179,80 +223,6 @@ fn enrollment_reason(decision: &EnrollmentDecision) -> String {
     }
 }
 
-/// The gateway's outcomes as an operator reads them: what it means, and what to do.
-fn reason(outcome: Outcome) -> &'static str {
-    let code = match outcome {
-        Outcome::Forwarded => return "The device is in good standing; the upstream answered.",
-        Outcome::Abandoned => return "The connection ended before the request was answered.",
-        Outcome::HandshakeRefused(fault) => return fault.detail(),
-        Outcome::Refused(code) => code,
-    };
-    match code {
-        Code::IdentityInvalid => {
-            "The certificate is ours but does not name exactly one device for client authentication. Find out how it was made."
-        }
-        Code::NotYetValid => {
-            "The certificate is not valid yet. Compare the clocks of the CA and the gateway."
-        }
-        Code::Expired => {
-            "The certificate has expired; the device did not renew in time. Give it a new enrollment code: keybound token new."
-        }
-        Code::Unregistered => {
-            "The certificate bears our CA's signature, but the registry does not have it. Either the registry was restored from an old backup, or somebody else uses the CA's key."
-        }
-        Code::Retired => {
-            "The device has used a newer certificate, so this one is refused. If the device itself still uses it, it went back to an old copy of its key."
-        }
-        Code::Suspended => "The device is suspended; `keybound device restore` lets it go on.",
-        Code::Quarantined => {
-            "The device was set aside because of suspicious use. Look into it, then restore or revoke it."
-        }
-        Code::Restricted => "The device is restricted, and the route admits no restricted devices.",
-        Code::Revoked => {
-            "The device or its certificate is revoked; `keybound device replace` frees the id for a new device."
-        }
-        Code::RegistryStale => {
-            "The gateway had not heard from the registry for longer than max_staleness. Look at /readyz and the server's log."
-        }
-        Code::HostMismatch => {
-            "The Host of the request is not the server name of its connection. A client that shares connections between hosts must connect anew."
-        }
-        Code::NoRoute => {
-            "No route has this host and path. Look at the routes in the configuration."
-        }
-        Code::PathRefused => {
-            "The path has a form that the upstream could read as another path. Correct the client."
-        }
-        Code::MethodRefused => "CONNECT and TRACE are not forwarded.",
-        Code::HostRefused => {
-            "The request names no host, several, or one that is none. Correct the client."
-        }
-        Code::HeaderRefused => {
-            "Connection or Trailer lists something that is no header name. Correct the client."
-        }
-        Code::IdentityHeaderSpelling => {
-            "The request carries a header that some upstreams would read as one of the identity headers, which only the gateway sets. Somebody may try to forge an identity."
-        }
-        Code::MalformedRequest => {
-            "The request breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
-        }
-        Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
-        Code::RequestTimeout => "The request did not arrive completely in the time allowed.",
-        Code::UpstreamUnreachable => {
-            "The device was let through, but no upstream of the route accepted a connection or kept it. Check that the upstream runs."
-        }
-        Code::UpstreamTimeout => {
-            "The device was let through, but the upstream did not answer in time. Look at its load."
-        }
-        Code::UpstreamInvalid => {
-            "The device was let through, but the upstream's answer was not well-formed HTTP. Correct the upstream."
-        }
-        Code::InternalError => {
-            "The gateway failed on this request. Report it with the request's id."
-        }
-    }
-}
-
 fn printed(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
@@ -263,9 +233,11 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// A few tens of megabytes at most.
 const CAPACITY: usize = 65_536;
+const LINES_PER_SECOND: u32 = 100;
 
 #[cfg(test)]
 mod tests {
+    use gateway::Code;
     use gateway::tls::HandshakeFault;
 
     use super::*;
@@ -341,5 +313,14 @@ mod tests {
             },
             &["forwarded"],
         );
+    }
+
+    #[test]
+    fn a_flood_does_not_fill_the_log() {
+        let mut log = LogBudget::default();
+        let written = (0..1_000).filter(|_| log.spend(Timestamp(7))).count();
+        assert_eq!((written, log.suppressed), (100, 900));
+        assert!(log.spend(Timestamp(8)));
+        assert_eq!(log.suppressed, 0);
     }
 }

@@ -18,6 +18,7 @@ mod files;
 mod health;
 mod http_server;
 mod metrics;
+mod reasons;
 mod receipts;
 mod server_certificate;
 mod upstream;

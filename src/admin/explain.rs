@@ -122,13 +122,9 @@ fn about_certificate(certificate: &api::CertificateState) -> String {
         Some(device) => format!("belongs to {device}"),
         None => "belongs to this server".into(),
     };
-    let until = if certificate.expired {
-        "expired at"
-    } else {
-        "is valid until"
-    };
+    let until = if certificate.expired { "ended" } else { "ends" };
     format!(
-        "The certificate with serial {} {of}, is {} since {} and {until} {}.",
+        "The certificate with serial {} {of} and is {} since {}; its validity {until} at {}.",
         certificate.serial, certificate.status, certificate.changed_at, certificate.not_after
     )
 }

@@ -59,7 +59,14 @@ pub(super) fn rejection(rejected: &Rejection) -> Problem {
         Rejection::DeviceRevoked(_) => (409, "revoked", "The device is revoked"),
         Rejection::DeviceSuspended(_) => (409, "suspended", "The device is suspended"),
     };
-    Problem::new(status, code, title, sentence(rejected))
+    let detail = match rejected {
+        // They start with the device's id, which keeps its spelling.
+        Rejection::DeviceRevoked(_) | Rejection::DeviceSuspended(_) => format!("{rejected}."),
+        Rejection::Refused(_)
+        | Rejection::UnknownDevice(_)
+        | Rejection::SpelledDifferently { .. } => sentence(rejected),
+    };
+    Problem::new(status, code, title, detail)
 }
 
 pub(super) fn bad_request(detail: impl Into<String>) -> Refusal {

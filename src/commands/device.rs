@@ -3,7 +3,8 @@
 use super::output::{self, Table, or_dash};
 use super::{Failure, device_id, token};
 use crate::admin::api::{
-    ChangeDevice, Device, DeviceChange, DeviceChanged, DevicePage, DeviceStatus, Receipt,
+    ChangeDevice, Device, DeviceChange, DeviceChanged, DeviceLine, DevicePage, DeviceStatus,
+    Receipt,
 };
 use crate::admin::client::Client;
 use crate::cli::{ChangeArguments, DeviceCommand, ReplaceArguments};
@@ -19,8 +20,9 @@ pub(super) async fn run(client: &Client, command: DeviceCommand) -> Result<(), F
     }
 }
 
+/// Page by page, so that a fleet of any size can be listed.
 async fn list(client: &Client, status: Option<DeviceStatus>, json: bool) -> Result<(), Failure> {
-    let mut devices = Vec::new();
+    let mut listing = Listing::new(json);
     let mut after = None;
     loop {
         let mut path = "/v1/devices?".to_owned();
@@ -31,33 +33,71 @@ async fn list(client: &Client, status: Option<DeviceStatus>, json: bool) -> Resu
             path.push_str(&format!("after={after}"));
         }
         let page: DevicePage = client.get(&path).await?;
-        devices.extend(page.devices);
+        listing.page(page.devices)?;
         after = page.next;
         if after.is_none() {
             break;
         }
     }
-    if json {
-        return output::json(&devices);
-    }
-    if devices.is_empty() {
+    if listing.finish()? == 0 && !json {
         output::note(match status {
             Some(status) => format!("No device is {status}."),
             None => "There is no device yet. Make an enrollment code for one: keybound token new --device ID".into(),
         });
-        return Ok(());
     }
-    let mut table = Table::new(&["ID", "STATUS", "VALID UNTIL", "LAST SEEN", "FROM"]);
-    for device in devices {
-        table.row([
-            device.id.to_string(),
-            device.status.to_string(),
-            or_dash(device.not_after),
-            or_dash(device.last_seen_at),
-            or_dash(device.last_seen_address),
-        ]);
+    Ok(())
+}
+
+/// A table or a JSON array that is printed as it comes.
+struct Listing {
+    json: bool,
+    printed: usize,
+    table: Table,
+}
+
+impl Listing {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            printed: 0,
+            table: Table::new(&["ID", "STATUS", "VALID UNTIL", "LAST SEEN", "FROM"]),
+        }
     }
-    output::print(table)
+
+    fn page(&mut self, devices: Vec<DeviceLine>) -> Result<(), Failure> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::with_capacity(devices.len());
+        for device in devices {
+            if self.json {
+                let before = if self.printed == 0 { "[" } else { "," };
+                lines.push(format!("{before}{}", output::one_line(&device)?));
+            } else {
+                self.table.row([
+                    device.id.to_string(),
+                    device.status.to_string(),
+                    or_dash(device.not_after),
+                    or_dash(device.last_seen_at),
+                    or_dash(device.last_seen_address),
+                ]);
+            }
+            self.printed += 1;
+        }
+        if self.json {
+            output::print(lines.join("\n"))
+        } else {
+            output::print(self.table.take())
+        }
+    }
+
+    /// How many devices were listed.
+    fn finish(self) -> Result<usize, Failure> {
+        if self.json {
+            output::print(if self.printed == 0 { "[]" } else { "]" })?;
+        }
+        Ok(self.printed)
+    }
 }
 
 async fn show(client: &Client, id: &str, json: bool) -> Result<(), Failure> {

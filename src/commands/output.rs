@@ -22,6 +22,12 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     print(text)
 }
 
+/// A value as JSON in one line.
+pub(crate) fn one_line(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::refused(format!("The answer has no JSON form: {error}.")))
+}
+
 /// A word to people, whoever reads the results. That it cannot be written stops nothing.
 pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
@@ -53,12 +59,15 @@ pub(crate) fn harmless(text: &str) -> String {
 /// Rows in aligned columns under a header.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
+    /// Columns are at least so wide: as wide as in the part that was taken before.
+    widths: Vec<usize>,
 }
 
 impl Table {
     pub(crate) fn new(header: &[&str]) -> Self {
         Self {
             rows: vec![header.iter().map(|&title| title.to_owned()).collect()],
+            widths: Vec::new(),
         }
     }
 
@@ -67,17 +76,31 @@ impl Table {
         self.rows
             .push(cells.into_iter().map(|cell| harmless(&cell)).collect());
     }
-}
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The rows so far as text; those that follow go on below, without a header.
+    pub(crate) fn take(&mut self) -> String {
+        self.widths = self.column_widths();
+        let text = self.to_string();
+        self.rows.clear();
+        text
+    }
+
+    fn column_widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
-        let mut widths = vec![0; columns];
+        let mut widths = self.widths.clone();
+        widths.resize(columns.max(widths.len()), 0);
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        widths
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.column_widths();
         for (number, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
             for (width, cell) in widths.iter().zip(row) {
@@ -116,5 +139,14 @@ ID            STATUS            LAST SEEN
 thermostat-7  active            -
 ä             a\\u{1b}[31m\\u{a}  \\u{202e}x";
         assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn a_table_in_parts_stays_aligned() {
+        let mut table = Table::new(&["ID", "X"]);
+        table.row(["abcdef".into(), "1".into()]);
+        assert_eq!(table.take(), "ID      X\nabcdef  1");
+        table.row(["a".into(), "2".into()]);
+        assert_eq!(table.take(), "a       2");
     }
 }

@@ -77,27 +77,11 @@ async fn many(client: &Client, file: &Path, life: Duration, json: bool) -> Resul
     let text = fs::read_to_string(file).map_err(|error| Failure::file("read", file, &error))?;
     let devices = parse_ids(&text)
         .map_err(|mistakes| Failure::usage(format!("{}: {mistakes}", file.display())))?;
-    let mut refused = 0;
-    let mut results = Vec::new();
-    for batch in devices.chunks(MAX_BATCH) {
-        let made = make(client, batch.to_vec(), life).await?;
-        // Printed at once: a code that was made and not shown would be lost.
-        for result in made.results {
-            match &result.outcome {
-                TokenOutcome::Refused(Refused { message, .. }) => {
-                    refused += 1;
-                    output::note(format!("{}: {message}", result.device));
-                }
-                TokenOutcome::Made { code, .. } if !json => {
-                    output::print(format!("{},{code}", result.device))?;
-                }
-                TokenOutcome::Made { .. } => {}
-            }
-            results.push((result, made.expires_at.clone()));
-        }
-    }
+    let mut made = Vec::new();
+    let outcome = make_all(client, &devices, life, json, &mut made).await;
     if json {
-        let codes: Vec<_> = results
+        // Codes that were made and not shown would be lost, whatever became of the others.
+        let codes: Vec<_> = made
             .iter()
             .filter_map(|(result, expires_at)| match &result.outcome {
                 TokenOutcome::Refused(_) => None,
@@ -111,13 +95,42 @@ async fn many(client: &Client, file: &Path, life: Duration, json: bool) -> Resul
             .collect();
         output::json(&codes)?;
     }
-    if refused > 0 {
-        return Err(Failure::refused(format!(
+    match outcome? {
+        0 => Ok(()),
+        refused => Err(Failure::refused(format!(
             "{refused} of {} devices got no code.",
             devices.len()
-        )));
+        ))),
     }
-    Ok(())
+}
+
+/// Makes a code for each device; returns how many were refused. Without `json`, each is printed as soon as it is made.
+async fn make_all(
+    client: &Client,
+    devices: &[DeviceId],
+    life: Duration,
+    json: bool,
+    made: &mut Vec<(TokenResult, String)>,
+) -> Result<usize, Failure> {
+    let mut refused = 0;
+    for batch in devices.chunks(MAX_BATCH) {
+        let answer = make(client, batch.to_vec(), life).await?;
+        for result in answer.results {
+            match &result.outcome {
+                TokenOutcome::Refused(Refused { message, .. }) => {
+                    refused += 1;
+                    output::note(format!("{}: {message}", result.device));
+                }
+                TokenOutcome::Made { .. } if json => {
+                    made.push((result, answer.expires_at.clone()));
+                }
+                TokenOutcome::Made { code, .. } => {
+                    output::print(format!("{},{code}", result.device))?;
+                }
+            }
+        }
+    }
+    Ok(refused)
 }
 
 async fn make(

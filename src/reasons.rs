@@ -1,0 +1,77 @@
+//! Why the gateway decided as it did, told to operators. What the device is told is the gateway's own.
+
+use gateway::{Code, Outcome};
+
+/// The gateway's outcomes as an operator reads them: what it means, and what to do.
+pub(crate) fn reason(outcome: Outcome) -> &'static str {
+    let code = match outcome {
+        Outcome::Forwarded => return "The device is in good standing; the upstream answered.",
+        Outcome::Abandoned => return "The connection ended before the request was answered.",
+        Outcome::HandshakeRefused(fault) => return fault.detail(),
+        Outcome::Refused(code) => code,
+    };
+    match code {
+        Code::IdentityInvalid => {
+            "The certificate is ours but does not name exactly one device for client authentication. Find out how it was made."
+        }
+        Code::NotYetValid => {
+            "The certificate is not valid yet. Compare the clocks of the CA and the gateway."
+        }
+        Code::Expired => {
+            "The certificate has expired; the device did not renew in time. Give it a new enrollment code: keybound token new."
+        }
+        Code::Unregistered => {
+            "The certificate bears our CA's signature, but the registry does not have it. Either the registry was restored from an old backup, or somebody else uses the CA's key."
+        }
+        Code::Retired => {
+            "The device has used a newer certificate, so this one is refused. If the device itself still uses it, it went back to an old copy of its key."
+        }
+        Code::Suspended => "The device is suspended; `keybound device restore` lets it go on.",
+        Code::Quarantined => {
+            "The device was set aside because of suspicious use. Look into it, then restore or revoke it."
+        }
+        Code::Restricted => "The device is restricted, and the route admits no restricted devices.",
+        Code::Revoked => {
+            "The device or its certificate is revoked; `keybound device replace` frees the id for a new device."
+        }
+        Code::RegistryStale => {
+            "The gateway had not heard from the registry for longer than max_staleness. Look at /readyz and the server's log."
+        }
+        Code::HostMismatch => {
+            "The Host of the request is not the server name of its connection. A client that shares connections between hosts must connect anew."
+        }
+        Code::NoRoute => {
+            "No route has this host and path. Look at the routes in the configuration."
+        }
+        Code::PathRefused => {
+            "The path has a form that the upstream could read as another path. Correct the client."
+        }
+        Code::MethodRefused => "CONNECT and TRACE are not forwarded.",
+        Code::HostRefused => {
+            "The request names no host, several, or one that is none. Correct the client."
+        }
+        Code::HeaderRefused => {
+            "Connection or Trailer lists something that is no header name. Correct the client."
+        }
+        Code::IdentityHeaderSpelling => {
+            "The request carries a header that some upstreams would read as one of the identity headers, which only the gateway sets. Somebody may try to forge an identity."
+        }
+        Code::MalformedRequest => {
+            "The request breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
+        }
+        Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
+        Code::RequestTimeout => "The request did not arrive completely in the time allowed.",
+        Code::UpstreamUnreachable => {
+            "The device was let through, but no upstream of the route accepted a connection or kept it. Check that the upstream runs."
+        }
+        Code::UpstreamTimeout => {
+            "The device was let through, but the upstream did not answer in time. Look at its load."
+        }
+        Code::UpstreamInvalid => {
+            "The device was let through, but the upstream's answer was not well-formed HTTP. Correct the upstream."
+        }
+        Code::InternalError => {
+            "The gateway failed on this request. Report it with the request's id."
+        }
+    }
+}
