@@ -208,6 +208,12 @@ fn next_commands(installation: &Installation, server: &Server) -> String {
     };
     let program = program();
     let device = format!("{program}-device");
+    // `cargo run` builds this program alone.
+    let missing = if program.contains('/') && !Path::new(&device).exists() {
+        "  cargo build --release --workspace     # makes keybound-device, too\n"
+    } else {
+        ""
+    };
     let keybound = if installation.data == Path::new(DEFAULT_DATA) {
         shell_word(&program)
     } else {
@@ -229,7 +235,7 @@ Keybound is running; its data is in {data}. Ctrl-C ends it.
 
 Next, in another terminal:
 
-  {keybound} token new --device thermostat-7
+{missing}  {keybound} token new --device thermostat-7
   {device} enroll \"$({keybound} token new --device thermostat-7)\"
   {device} request {gateway}/
   {keybound} device revoke thermostat-7
