@@ -45,12 +45,12 @@ impl Alarm {
         let (certificate, tbs) = (unregistered.certificate, unregistered.tbs);
         let device = record.device.as_ref().map(tracing::field::display);
         match known_serial {
-            // A device can write its certificate's ECDSA signature in another way; nobody else gains by that.
-            Ok(Some(_)) => tracing::warn!(
+            // What was signed is known: a device can write its certificate's ECDSA signature in another way.
+            Ok(Some(known)) if known.tbs == tbs => tracing::warn!(
                 target: "alarm", %certificate, %tbs, device, address = %record.address,
-                "a certificate has a serial of the registry and other bytes; it was refused"
+                "a certificate of the registry came with its signature written in another way; it was refused"
             ),
-            Ok(None) => tracing::error!(
+            Ok(_) => tracing::error!(
                 target: "alarm", %certificate, %tbs, device, address = %record.address,
                 "a certificate bears our CA's signature and is not in the registry: the registry was lost in part, or \
                  somebody else uses the CA's key; it was refused"

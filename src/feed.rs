@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ca::{Authority, Unavailable};
-use gateway::Gateway;
+use gateway::{Bound, Gateway};
 use identity::feed::Sighting;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -54,15 +54,14 @@ impl Applied {
     }
 }
 
-/// Fills the gateway's status table from the registry, and returns the sequence number of that picture.
-pub(crate) async fn load(authority: &Authority, gateway: &Gateway) -> Result<u64, Unavailable> {
+/// Fills the status table of a gateway that serves nobody yet, and returns the sequence number of that picture.
+pub(crate) async fn load(authority: &Authority, gateway: &Bound) -> Result<u64, Unavailable> {
     let asked = Instant::now();
     let (batches, mut received) = mpsc::channel(4);
     let ending_after = clock::now().minus(RECOVERY_TIME);
     let apply = async {
         while let Some(batch) = received.recv().await {
-            // Nobody is connected yet, so there is nothing to wait for.
-            drop(gateway.apply(&batch));
+            gateway.load(&batch);
         }
     };
     let (head, ()) = tokio::join!(authority.registry().snapshot(ending_after, batches), apply);

@@ -10,6 +10,7 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::ParsedExtension;
 
 use crate::authority::Authority;
 use crate::clock;
@@ -155,13 +156,13 @@ fn key_identifier(issuer: &CertificateDer<'_>) -> KeyIdMethod {
     let identifier = x509_parser::parse_x509_certificate(issuer)
         .ok()
         .and_then(|(_, x509)| {
-            x509.iter_extensions()
-                .find_map(|extension| match extension.parsed_extension() {
-                    x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => {
-                        Some(id.0.to_vec())
-                    }
-                    _ => None,
-                })
+            x509.iter_extensions().find_map(|extension| {
+                if let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() {
+                    Some(id.0.to_vec())
+                } else {
+                    None
+                }
+            })
         });
     identifier.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
 }

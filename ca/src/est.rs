@@ -76,14 +76,14 @@ pub async fn answer(
 
 /// The answer to a body of more than [`MAX_BODY`] bytes.
 pub fn too_large() -> Answer {
-    Refused(Problem::new(
+    Refused::new(
         413,
         "csr-too-large",
         "The request is too large",
         format!(
             "The body has more than {MAX_BODY} bytes; a certificate request has less than 4 KiB."
         ),
-    ))
+    )
     .answer("-", None)
 }
 
@@ -144,13 +144,13 @@ fn renewal_right(
     peer: Option<&CertificateDer<'_>>,
 ) -> Result<Requester, Refused> {
     let peer = peer.ok_or_else(|| {
-        Refused(Problem::new(
+        Refused::new(
             403,
             "certificate-required",
             "A certificate is required",
             "Re-enrollment needs the current device certificate in the TLS handshake; \
              without one, enroll with a token at simpleenroll.",
-        ))
+        )
     })?;
     by_certificate(authority, peer)
 }
@@ -183,12 +183,12 @@ fn by_token(credentials: &HeaderValue) -> Result<Requester, Refused> {
 
 fn by_certificate(authority: &Authority, peer: &CertificateDer<'_>) -> Result<Requester, Refused> {
     let invalid = |detail: String| {
-        Refused(Problem::new(
+        Refused::new(
             403,
             "identity-invalid",
             "The certificate names no device",
             detail,
-        ))
+        )
     };
     let leaf = Parsed::from_der(peer)
         .and_then(|parsed| parsed.leaf())
@@ -245,20 +245,20 @@ async fn issue(
         .and_then(|value| value.split(';').next())
         .map(str::trim);
     if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/pkcs10")) {
-        return Err(Refused(Problem::new(
+        return Err(Refused::new(
             415,
             "media-type",
             "The media type is not application/pkcs10",
             "Send the certificate request as base64 of its DER, with Content-Type: application/pkcs10.",
-        )));
+        ));
     }
     let der = est_encoding::decode(request.body()).ok_or_else(|| {
-        Refused(Problem::new(
+        Refused::new(
             400,
             "csr-malformed",
             "The certificate request is not acceptable",
             "The body is not base64. Send base64 of the DER, without PEM's BEGIN and END lines.",
-        ))
+        )
     })?;
     let csr = VerifiedCsr::from_der(&der).map_err(IssueError::from)?;
     let actor = Actor::Device(requester.device().clone());
@@ -315,50 +315,55 @@ fn sent(operation: Operation, media_type: &'static str, body: Vec<u8>) -> Answer
 }
 
 /// A refusal on its way to the peer and to the audit record.
-struct Refused(Problem);
+struct Refused(Box<Problem>);
 
 impl Refused {
+    fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(status, code, title, detail)))
+    }
+
     fn credentials(detail: impl Into<String>) -> Self {
-        Self(Problem::new(
+        Self::new(
             401,
             "credentials-required",
             "Credentials are required",
             detail,
-        ))
+        )
     }
 
     fn unknown_operation(path: &str) -> Self {
         let path: String = path.chars().take(100).collect();
-        Self(Problem::new(
+        Self::new(
             404,
             "unknown-operation",
             "There is no such operation",
             format!(
                 "{path:?} is none of /.well-known/est/cacerts, csrattrs, simpleenroll and simplereenroll."
             ),
-        ))
+        )
     }
 
     fn method(operation: Operation) -> Self {
-        Self(Problem::new(
+        Self::new(
             405,
             "method-not-allowed",
             "The method is not allowed",
             format!("{} wants {}.", operation.name(), operation.method()),
-        ))
+        )
     }
 
     fn internal() -> Self {
-        Self(Problem::new(
+        Self::new(
             500,
             "internal",
             "The answer cannot be encoded",
             "The server's log says more.",
-        ))
+        )
     }
 
     fn answer(self, operation: &'static str, device: Option<DeviceId>) -> Answer {
         let Self(problem) = self;
+        let problem = *problem;
         let mut response = Response::new(Bytes::from(problem.to_json()));
         *response.status_mut() =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -402,6 +407,6 @@ impl Refused {
 
 impl From<IssueError> for Refused {
     fn from(error: IssueError) -> Self {
-        Self(error.problem())
+        Self(Box::new(error.problem()))
     }
 }

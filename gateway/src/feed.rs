@@ -22,17 +22,7 @@ pub struct Applied {
 
 /// Puts all statuses of a batch in force, then ends connections.
 pub(crate) fn apply(shared: &Shared, gateway: &Name, batch: &Batch) -> Applied {
-    for change in &batch.changes {
-        match shared.status.set(change) {
-            Ok(()) => {
-                shared.metrics.changes_applied.inc();
-            }
-            Err(error) => {
-                tracing::error!(%error, "the certificate stays refused");
-                shared.metrics.changes_beyond_bound.inc();
-            }
-        }
-    }
+    set(shared, batch);
     let mut cuts: Vec<(u64, Vec<Arc<Handle>>)> = Vec::new();
     for change in &batch.changes {
         let effect = effect(change.status);
@@ -60,6 +50,21 @@ pub(crate) fn apply(shared: &Shared, gateway: &Name, batch: &Batch) -> Applied {
         after: batch.after,
         upto: batch.upto,
         cuts,
+    }
+}
+
+/// Puts all statuses of a batch in force.
+pub(crate) fn set(shared: &Shared, batch: &Batch) {
+    for change in &batch.changes {
+        match shared.status.set(change) {
+            Ok(()) => {
+                shared.metrics.changes_applied.inc();
+            }
+            Err(error) => {
+                tracing::error!(%error, "the certificate stays refused");
+                shared.metrics.changes_beyond_bound.inc();
+            }
+        }
     }
 }
 

@@ -222,6 +222,16 @@ impl Bound {
         &self.addresses
     }
 
+    /// Takes a part of the registry's snapshot, before anybody is served.
+    pub fn load(&self, batch: &Batch) {
+        feed::set(&self.shared, batch);
+    }
+
+    /// Notes that the registry was heard from at `at`, and that all it said until then is loaded.
+    pub fn heartbeat(&self, at: Instant) {
+        self.shared.status.heartbeat(at);
+    }
+
     /// Starts one thread per worker.
     pub fn start(self) -> Result<Gateway, StartFault> {
         let (phase, receiver) = watch::channel(Phase::Serving);

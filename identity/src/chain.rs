@@ -156,7 +156,7 @@ mod tests {
     fn expiry_hides_no_bad_signature() {
         let ours = authority("Device CA");
         let pretender = authority("Device CA");
-        let anchors = Anchors::new(&[ours.der.clone()]).expect("an anchor");
+        let anchors = Anchors::new(std::slice::from_ref(&ours.der)).expect("an anchor");
         let bad_signature = Err(ChainError::NotVouchedFor(
             webpki::Error::InvalidSignatureForPublicKey,
         ));
@@ -172,10 +172,10 @@ mod tests {
     fn strangers() {
         let ours = authority("Device CA");
         let other = authority("Other CA");
-        let anchors = Anchors::new(&[ours.der.clone()]).expect("an anchor");
+        let anchors = Anchors::new(std::slice::from_ref(&ours.der)).expect("an anchor");
         let stranger = leaf(&other, 2020, 2030);
         assert_eq!(
-            anchors.verify(&stranger, &[other.der.clone()], IN_2026),
+            anchors.verify(&stranger, std::slice::from_ref(&other.der), IN_2026),
             Err(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))
         );
         assert_eq!(

@@ -205,9 +205,9 @@ impl Server {
         bound: BoundGateway,
         common: &Common,
     ) -> Result<(Receipts, Arc<Applied>), StartFault> {
+        // Whoever connects meanwhile waits to be accepted, rather than being refused by an empty table.
+        let seq = feed::load(&common.authority, &bound.gateway).await?;
         let gateway = Arc::new(bound.gateway.start()?);
-        // Until its table is filled the gateway refuses everybody.
-        let seq = feed::load(&common.authority, &gateway).await?;
         self.health.loaded(Arc::clone(&gateway));
         self.gateway = Some(gateway);
         if let Some(listener) = bound.builtin_upstream {

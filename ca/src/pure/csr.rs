@@ -1,7 +1,5 @@
 //! Certificate signing requests (PKCS #10, RFC 2986): bytes in, a verified public key and its claims out.
 
-use std::borrow::Cow;
-
 use der::asn1::{Ia5StringRef, ObjectIdentifier, PrintableStringRef, Utf8StringRef};
 use der::{Decode, Encode, Tagged};
 use identity::{DeviceId, SpiffeId};
@@ -148,16 +146,18 @@ impl SubjectClaim {
             [single] => match single.0.as_slice() {
                 [attribute] if attribute.oid == COMMON_NAME => {
                     let value = &attribute.value;
-                    let text = match value.tag() {
-                        der::Tag::PrintableString => value
+                    let text = if value.tag() == der::Tag::PrintableString {
+                        value
                             .decode_as::<PrintableStringRef<'_>>()
-                            .map(|text| Cow::Borrowed(text.as_str()).into_owned()),
-                        der::Tag::Ia5String => value
+                            .map(|text| text.to_string())
+                    } else if value.tag() == der::Tag::Ia5String {
+                        value
                             .decode_as::<Ia5StringRef<'_>>()
-                            .map(|text| text.as_str().to_owned()),
-                        _ => value
+                            .map(|text| text.to_string())
+                    } else {
+                        value
                             .decode_as::<Utf8StringRef<'_>>()
-                            .map(|text| text.as_str().to_owned()),
+                            .map(|text| text.to_string())
                     };
                     text.map_or(Self::Other, Self::CommonName)
                 }

@@ -318,7 +318,7 @@ pub(super) fn withdrawn(connection: &Connection, now: Timestamp) -> Result<Vec<W
 }
 
 const CERTIFICATE_QUERY: &str =
-    "SELECT c.idx, d.id, c.serial, c.sha256, c.key_sha256, c.not_before, c.not_after, c.status, c.changed_at
+    "SELECT c.idx, d.id, c.serial, c.sha256, c.key_sha256, c.not_before, c.not_after, c.status, c.changed_at, c.tbs_sha256
      FROM certificate c LEFT JOIN device d ON d.number = c.device";
 
 fn certificate_record(row: &Row<'_>) -> Result<CertificateRecord> {
@@ -332,6 +332,7 @@ fn certificate_record(row: &Row<'_>) -> Result<CertificateRecord> {
         not_after: values::timestamp(row, 6)?,
         status: values::status(row, 7)?,
         changed_at: values::timestamp(row, 8)?,
+        tbs: values::fingerprint(row, 9)?,
     })
 }
 

@@ -51,6 +51,8 @@ pub struct CertificateRecord {
     pub serial: Serial,
     /// SHA-256 of it.
     pub certificate: Fingerprint,
+    /// SHA-256 of its TBSCertificate.
+    pub tbs: Fingerprint,
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub key: Fingerprint,
     /// Its first second.

@@ -32,10 +32,10 @@ pub(super) fn optional<T>(
     column: usize,
     read: impl FnOnce(&Row<'_>, usize) -> Result<T>,
 ) -> Result<Option<T>> {
-    match row.get_ref(column)? {
-        rusqlite::types::ValueRef::Null => Ok(None),
-        _ => read(row, column).map(Some),
+    if row.get_ref(column)? == rusqlite::types::ValueRef::Null {
+        return Ok(None);
     }
+    read(row, column).map(Some)
 }
 
 pub(super) fn fingerprint(row: &Row<'_>, column: usize) -> Result<Fingerprint> {
