@@ -87,6 +87,21 @@ fn decisions_read_no_clock_file_socket_or_random_source() {
 }
 
 #[test]
+fn the_documents_name_files_that_exist() {
+    for document in ["ARCHITECTURE.md", "SECURITY.md", "README.md"] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        let named = text.split('`').skip(1).step_by(2).filter(|code| {
+            code.contains("/src/") || code.starts_with("src/") || code.starts_with("tests/")
+        });
+        for path in named {
+            assert!(root().join(path).exists(), "{document} names {path}");
+        }
+    }
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(text.contains("authorize.rs") && text.contains("remove_identity"));
+}
+
+#[test]
 fn no_private_key_is_in_the_tree_that_ships() {
     let certs = root().join("certs");
     for entry in std::fs::read_dir(certs).unwrap() {

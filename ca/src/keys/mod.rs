@@ -2,9 +2,10 @@
 //!
 //! A [`CertificateAuthority`] signs; nothing returns its private key.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+mod fault;
+mod files;
+
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use aws_lc_rs::rand;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use identity::certificate::Parsed;
 use identity::{Fingerprint, Timestamp, TrustDomain};
-use pkcs8::pkcs5::pbes2;
-use pkcs8::{EncryptedPrivateKeyInfo, LineEnding, PrivateKeyInfo};
+use pkcs8::{LineEnding, PrivateKeyInfo};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
+
+pub use fault::KeyFault;
+use files::{decrypt, encrypt, write_new};
 
 use crate::pure::draft::{Draft, date};
 
@@ -227,58 +230,6 @@ impl Keys {
     }
 }
 
-/// Why the CA's keys cannot be made or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyFault {
-    /// A file cannot be read.
-    #[error("{file} cannot be read: {error}; restore it from a backup")]
-    Read {
-        /// The file.
-        file: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// A file cannot be written.
-    #[error("the CA's files cannot be written: {0}")]
-    Write(#[from] io::Error),
-    /// A file does not hold what it should.
-    #[error("{file} is damaged; restore it from a backup")]
-    Damaged {
-        /// The file.
-        file: String,
-    },
-    /// The key is encrypted.
-    #[error("the CA's keys are encrypted; set KEYBOUND_CA_PASSPHRASE")]
-    PassphraseMissing,
-    /// The passphrase does not open the key.
-    #[error("KEYBOUND_CA_PASSPHRASE does not open the CA's keys")]
-    PassphraseWrong,
-    /// A key is of another certificate.
-    #[error("{name}.key does not belong to {name}.pem; put back the files that belong together")]
-    Mismatch {
-        /// The CA.
-        name: String,
-    },
-    /// A CA was not certified by the root beside it.
-    #[error("{name}.pem was not signed by root.pem; put back the files that belong together")]
-    OtherRoot {
-        /// The CA.
-        name: String,
-    },
-    /// A CA certificate has expired, or is of the future.
-    #[error("{name}.pem has expired, or is not valid yet; check the system's clock")]
-    NotInItsTime {
-        /// The CA.
-        name: String,
-    },
-    /// Signing or encoding failed.
-    #[error("a CA certificate cannot be made: {0}")]
-    Make(#[from] rcgen::Error),
-    /// A date is out of range.
-    #[error("a CA certificate cannot be made: check the system's clock")]
-    Date,
-}
-
 /// Fills `bytes` from the system's cryptographic random source, without which nothing goes on.
 pub(crate) fn fill_random(bytes: &mut [u8]) {
     rand::fill(bytes).expect("the system has a working random source");
@@ -351,58 +302,6 @@ fn save(
         certificate.pem().as_bytes(),
     )?;
     Ok(())
-}
-
-/// PBES2 with scrypt and AES-256-CBC (RFC 8018), as OpenSSL reads it.
-fn encrypt(der: &[u8], passphrase: &Zeroizing<String>) -> Option<Zeroizing<String>> {
-    let mut salt = [0; 16];
-    let mut iv = [0; 16];
-    fill_random(&mut salt);
-    fill_random(&mut iv);
-    // 16 MiB and 5 passes: the most that OpenSSL, with its limit of 32 MiB, can still open.
-    let cost = pkcs8::pkcs5::scrypt::Params::new(14, 8, 5, 32).ok()?;
-    let parameters = pbes2::Parameters::scrypt_aes256cbc(cost, &salt, &iv).ok()?;
-    PrivateKeyInfo::try_from(der)
-        .ok()?
-        .encrypt_with_params(parameters, passphrase.as_bytes())
-        .ok()?
-        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
-        .ok()
-}
-
-/// The PKCS #8 DER of a key file; `Err(None)` if it is damaged.
-fn decrypt(
-    text: &[u8],
-    passphrase: Option<&Zeroizing<String>>,
-) -> Result<Zeroizing<Vec<u8>>, Option<KeyFault>> {
-    let parsed = pem::parse(text).map_err(|_| None)?;
-    let tag = parsed.tag().to_owned();
-    let contents = Zeroizing::new(parsed.into_contents());
-    match tag.as_str() {
-        "PRIVATE KEY" => Ok(contents),
-        "ENCRYPTED PRIVATE KEY" => {
-            let passphrase = passphrase.ok_or(Some(KeyFault::PassphraseMissing))?;
-            let encrypted =
-                EncryptedPrivateKeyInfo::try_from(contents.as_slice()).map_err(|_| None)?;
-            let document = encrypted
-                .decrypt(passphrase.as_bytes())
-                .map_err(|_| Some(KeyFault::PassphraseWrong))?;
-            Ok(Zeroizing::new(document.as_bytes().to_vec()))
-        }
-        _ => Err(None),
-    }
-}
-
-/// Writes a file that does not exist yet, readable by its owner only, and waits until it is on the disk.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 const SERIAL_KEY_FILE: &str = "serial.key";

@@ -1,12 +1,14 @@
 //! Enrollment over Secure Transport (RFC 7030, corrected by RFC 8951), as a function of a request and its
 //! authenticated peer. The listener that ends TLS is the caller's.
 
+mod refused;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use identity::certificate::Parsed;
-use identity::{DeviceId, Identity, Index, Problem, SpiffeId, Token};
+use identity::{DeviceId, Identity, Index, SpiffeId, Token};
 use rustls_pki_types::CertificateDer;
 
 use crate::authority::Authority;
@@ -15,6 +17,7 @@ use crate::pure::csr::VerifiedCsr;
 use crate::pure::enroll::Requester;
 use crate::pure::est_encoding::{self, CSR_ATTRIBUTES};
 use crate::pure::journal::Actor;
+use refused::Refused;
 
 /// The largest request body that [`answer`] wants to see, in bytes. Longer ones are answered with 413.
 pub const MAX_BODY: usize = 32 * 1024;
@@ -311,102 +314,5 @@ fn sent(operation: Operation, media_type: &'static str, body: Vec<u8>) -> Answer
             outcome: "sent".into(),
             detail: None,
         },
-    }
-}
-
-/// A refusal on its way to the peer and to the audit record.
-struct Refused(Box<Problem>);
-
-impl Refused {
-    fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Problem::new(status, code, title, detail)))
-    }
-
-    fn credentials(detail: impl Into<String>) -> Self {
-        Self::new(
-            401,
-            "credentials-required",
-            "Credentials are required",
-            detail,
-        )
-    }
-
-    fn unknown_operation(path: &str) -> Self {
-        let path: String = path.chars().take(100).collect();
-        Self::new(
-            404,
-            "unknown-operation",
-            "There is no such operation",
-            format!(
-                "{path:?} is none of /.well-known/est/cacerts, csrattrs, simpleenroll and simplereenroll."
-            ),
-        )
-    }
-
-    fn method(operation: Operation) -> Self {
-        Self::new(
-            405,
-            "method-not-allowed",
-            "The method is not allowed",
-            format!("{} wants {}.", operation.name(), operation.method()),
-        )
-    }
-
-    fn internal() -> Self {
-        Self::new(
-            500,
-            "internal",
-            "The answer cannot be encoded",
-            "The server's log says more.",
-        )
-    }
-
-    fn answer(self, operation: &'static str, device: Option<DeviceId>) -> Answer {
-        let Self(problem) = self;
-        let problem = *problem;
-        let mut response = Response::new(Bytes::from(problem.to_json()));
-        *response.status_mut() =
-            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static(Problem::MEDIA_TYPE),
-        );
-        match problem.status {
-            401 => {
-                headers.insert(
-                    header::WWW_AUTHENTICATE,
-                    HeaderValue::from_static("Basic realm=\"enrollment\", charset=\"UTF-8\""),
-                );
-            }
-            405 => {
-                let allowed = if operation.starts_with("simple") {
-                    "POST"
-                } else {
-                    "GET"
-                };
-                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
-            }
-            503 => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-            }
-            _ => {}
-        }
-        Answer {
-            response,
-            decision: Decision {
-                operation,
-                device,
-                index: None,
-                outcome: problem.code,
-                detail: Some(problem.detail),
-            },
-        }
-    }
-}
-
-impl From<IssueError> for Refused {
-    fn from(error: IssueError) -> Self {
-        Self(Box::new(error.problem()))
     }
 }

@@ -1,0 +1,55 @@
+//! Why keys cannot be made or loaded.
+
+use std::io;
+
+/// Why the CA's keys cannot be made or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFault {
+    /// A file cannot be read.
+    #[error("{file} cannot be read: {error}; restore it from a backup")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("the CA's files cannot be written: {0}")]
+    Write(#[from] io::Error),
+    /// A file does not hold what it should.
+    #[error("{file} is damaged; restore it from a backup")]
+    Damaged {
+        /// The file.
+        file: String,
+    },
+    /// The key is encrypted.
+    #[error("the CA's keys are encrypted; set KEYBOUND_CA_PASSPHRASE")]
+    PassphraseMissing,
+    /// The passphrase does not open the key.
+    #[error("KEYBOUND_CA_PASSPHRASE does not open the CA's keys")]
+    PassphraseWrong,
+    /// A key is of another certificate.
+    #[error("{name}.key does not belong to {name}.pem; put back the files that belong together")]
+    Mismatch {
+        /// The CA.
+        name: String,
+    },
+    /// A CA was not certified by the root beside it.
+    #[error("{name}.pem was not signed by root.pem; put back the files that belong together")]
+    OtherRoot {
+        /// The CA.
+        name: String,
+    },
+    /// A CA certificate has expired, or is of the future.
+    #[error("{name}.pem has expired, or is not valid yet; check the system's clock")]
+    NotInItsTime {
+        /// The CA.
+        name: String,
+    },
+    /// Signing or encoding failed.
+    #[error("a CA certificate cannot be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// A date is out of range.
+    #[error("a CA certificate cannot be made: check the system's clock")]
+    Date,
+}
