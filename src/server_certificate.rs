@@ -71,7 +71,10 @@ impl Renewal {
     /// The certificate of the last run if it still serves, else a new one; and when to replace it.
     pub(crate) async fn start(&self) -> Result<(Arc<ServerCertificate>, Timestamp), Fault> {
         let now = clock::now();
-        let stored = match self.load().filter(|stored| now < due(stored.validity)) {
+        // One of the future was made while the clock was wrong.
+        let serves =
+            |stored: &Stored| stored.validity.not_before <= now && now < due(stored.validity);
+        let stored = match self.load().filter(serves) {
             Some(stored) => stored,
             None => self.issue().await?,
         };

@@ -83,7 +83,10 @@ impl Authority {
                         if changed.is_err() { return; }
                         if self.withdrawals_differ().await { break; }
                         // What was issued or used changes no CRL; look again when a group was committed.
-                        tokio::time::sleep(pause).await;
+                        tokio::select! {
+                            () = &mut shutdown => return,
+                            () = tokio::time::sleep(pause) => {}
+                        }
                     }
                 }
             }

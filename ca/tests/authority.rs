@@ -564,6 +564,59 @@ async fn a_journal_that_was_touched_is_not_opened() {
     }
 }
 
+#[tokio::test]
+async fn tables_that_contradict_the_journal_are_not_opened() {
+    for sql in [
+        "UPDATE certificate SET status = 2 WHERE status = 7",
+        "UPDATE device SET standing = 0 WHERE standing = 2",
+        "UPDATE certificate SET sha256 = zeroblob(32)",
+        "PRAGMA foreign_keys = OFF; DELETE FROM certificate",
+        "PRAGMA foreign_keys = OFF; DELETE FROM device",
+    ] {
+        let Fixture {
+            authority,
+            directory,
+        } = fixture();
+        authority
+            .sign(&operator(), &device("a"), &csr(&key(), None))
+            .await
+            .unwrap();
+        authority
+            .revoke(&operator(), &device("a"), None)
+            .await
+            .unwrap();
+        drop(authority);
+        drop(reopen(directory.path()).unwrap());
+        let database = directory.path().join("ca/registry.sqlite");
+        let database = rusqlite::Connection::open(database).unwrap();
+        database.execute_batch(sql).unwrap();
+        drop(database);
+        let opened = reopen(directory.path()).map(|_| ());
+        assert!(
+            matches!(
+                opened,
+                Err(OpenError::Registry(RegistryFault::Contradiction(_)))
+            ),
+            "{sql}: {opened:?}"
+        );
+    }
+}
+
+#[test]
+fn a_passphrase_for_keys_without_one_is_not_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()).unwrap());
+    let error = Authority::open(Options {
+        directory: directory.path().join("ca"),
+        trust_domain: None,
+        passphrase: Some(Zeroizing::new("late".into())),
+        device_certificate_life: HOUR,
+    })
+    .map(|_| ())
+    .unwrap_err();
+    assert!(error.to_string().contains("are not encrypted"), "{error}");
+}
+
 #[test]
 fn a_passphrase_keeps_the_keys_and_openssl_reads_them() {
     let directory = tempfile::tempdir().unwrap();

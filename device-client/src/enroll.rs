@@ -94,7 +94,10 @@ pub async fn enroll(
     let same = |store: &KeyStore| -> Result<bool, StoreError> {
         Ok(store.settings()?.device == *device && store.roots(Timestamp(0))?.same_as(&roots))
     };
-    if locked.recover()? && same(&store)? {
+    // Only a first enrollment ends here: where a certificate was in use before, what was found may be a
+    // renewal of one that this enrollment is to replace.
+    let first = !store.is_enrolled()?;
+    if locked.recover()? && first && same(&store)? {
         // The certificate had come, and the last step had been cut off.
         let credentials = store.credentials()?;
         return Ok(Enrolled { store, credentials });

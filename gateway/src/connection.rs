@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use identity::Status;
+
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::connections::{NAMELESS, OpenConnection};
 use crate::guarded_io::GuardedIo;
@@ -72,6 +74,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net:
     let not_after = issued.map(|issued| issued.validity.not_after);
     let handle = Arc::new(Handle::new());
 
+    fail::fail_point!("gateway::accepted");
     // In the index first; the status is read after that, by each request.
     let entry = shared.connections.enter(
         issued.map_or(NAMELESS, |issued| issued.index),
@@ -87,11 +90,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net:
         handle.drain();
     }
 
+    let retired_at_entry = issued.is_some_and(|issued| {
+        shared.status.status(issued.index, issued.fingerprint) == Status::Retired
+    });
     let lifetime = Lifetime::new(Arc::clone(&handle), not_after, shared.limits.drain);
     let connection = Rc::new(Connection {
         worker,
         peer,
         handle: Arc::clone(&handle),
+        retired_at_entry,
         sighted: Cell::new(false),
         tunnel: RefCell::new(None),
     });

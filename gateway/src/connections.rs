@@ -18,6 +18,8 @@ use crate::handle::Handle;
 pub(crate) struct Connections {
     shards: Box<[Mutex<Shard>]>,
     next: AtomicU64,
+    /// Open connections with one certificate.
+    limit: usize,
 }
 
 type Shard = HashMap<Index, Vec<Opened>>;
@@ -51,14 +53,20 @@ pub(crate) struct Entry {
 }
 
 impl Connections {
-    pub(crate) fn new() -> Self {
+    /// `limit` bounds the connections with one certificate.
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next: AtomicU64::new(0),
+            limit,
         }
     }
 
     /// Enters a connection. A certificate without a readable name has the index [`NAMELESS`].
+    ///
+    /// One connection too many with a certificate ends another one with it: the oldest idle one, or else the
+    /// oldest. So a device that lost its connections without telling is never locked out by them, and no
+    /// device takes the room of the others.
     pub(crate) fn enter(
         self: &Arc<Self>,
         index: Index,
@@ -71,7 +79,17 @@ impl Connections {
             handle: Arc::clone(&handle),
             description,
         };
-        self.shard(index).entry(index).or_default().push(opened);
+        let mut shard = self.shard(index);
+        let others = shard.entry(index).or_default();
+        if others.len() >= self.limit {
+            let mut open = others.iter().filter(|one| !one.handle.is_cut());
+            let oldest = open.clone().next();
+            if let Some(one) = open.find(|one| !one.handle.is_in_flight()).or(oldest) {
+                one.handle.cut();
+            }
+        }
+        others.push(opened);
+        drop(shard);
         Entry {
             connections: Arc::clone(self),
             index,
@@ -148,8 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn one_too_many_ends_the_oldest_idle_one() {
+        let connections = Arc::new(Connections::new(3));
+        let (busy, _busy) = enter(&connections, 1);
+        busy.enter_flight();
+        let (idle, _idle) = enter(&connections, 1);
+        let (_, _third) = enter(&connections, 1);
+        let (_, _elsewhere) = enter(&connections, 65);
+        assert!(!idle.is_cut());
+        let (newest, _newest) = enter(&connections, 1);
+        assert_eq!(
+            (busy.is_cut(), idle.is_cut(), newest.is_cut()),
+            (false, true, false)
+        );
+    }
+
+    #[test]
     fn connections_are_found_until_they_leave() {
-        let connections = Arc::new(Connections::new());
+        let connections = Arc::new(Connections::new(3));
         let (first, first_entry) = enter(&connections, 7);
         let (_second, second_entry) = enter(&connections, 7);
         let (_other, _other_entry) = enter(&connections, 7 + SHARDS as u64);

@@ -55,6 +55,8 @@ pub struct Options {
 pub struct Limits {
     /// Open connections per worker; further ones are closed at once.
     pub max_connections: usize,
+    /// Open connections with one certificate, over all workers; one more ends the oldest idle one.
+    pub max_connections_per_device: usize,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
     /// How long a connection may take to finish once its certificate was retired.
@@ -67,6 +69,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 50_000,
+            max_connections_per_device: 128,
             head_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(60),
             upstream: UpstreamTimeouts::default(),
@@ -147,7 +150,7 @@ impl Gateway {
                 snapshot: ArcSwap::from_pointee(options.snapshot),
                 metrics: Metrics::register(registry, Arc::clone(&status)),
                 status,
-                connections: Arc::new(Connections::new()),
+                connections: Arc::new(Connections::new(options.limits.max_connections_per_device)),
                 limits: options.limits,
                 records: options.records,
                 sightings: options.sightings,

@@ -35,6 +35,8 @@ pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) peer: Peer,
     pub(crate) handle: Arc<Handle>,
+    /// Whether the certificate had been retired before: then there is nothing to finish.
+    pub(crate) retired_at_entry: bool,
     /// Whether the device was reported as seen.
     pub(crate) sighted: Cell<bool>,
     /// The upstream's end of a tunnel, once it accepted one.
@@ -174,7 +176,7 @@ async fn forward(
 
     // One snapshot, one status, one clock. The connection has been in the index since before this.
     let snapshot = worker.shared.snapshot.load_full();
-    let standing = standing(worker, peer, handle);
+    let standing = standing(connection);
     let now = now();
 
     let permit = authorize(peer, asked, &snapshot, standing, now).map_err(Refusal::Denied)?;
@@ -232,15 +234,15 @@ async fn exchange(
 }
 
 /// What the registry says of the peer's certificate, as far as this gateway knows.
-fn standing(worker: &Worker, peer: &Peer, handle: &Handle) -> Standing {
-    let table = &worker.shared.status;
+fn standing(connection: &Connection) -> Standing {
+    let table = &connection.worker.shared.status;
     Standing {
-        status: match &peer.credential {
+        status: match &connection.peer.credential {
             Credential::Issued(issued) => table.status(issued.index, issued.fingerprint),
             Credential::Unreadable(_) => Status::Unknown,
         },
         fresh: table.is_fresh(Instant::now()),
-        finishing: handle.is_retired(),
+        finishing: connection.handle.is_retired() && !connection.retired_at_entry,
     }
 }
 

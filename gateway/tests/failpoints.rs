@@ -22,8 +22,26 @@ use crate::rig::Rig;
 #[tokio::test]
 async fn steps_in_between() {
     let mut rig = Rig::start().await;
+    a_revocation_before_the_index_is_seen_by_the_status(&mut rig).await;
     no_revocation_falls_between_index_and_status(&mut rig).await;
     a_panic_hits_only_its_request(&mut rig).await;
+}
+
+async fn a_revocation_before_the_index_is_seen_by_the_status(rig: &mut Rig) {
+    let device = rig.device("c", 3).await;
+    fail::cfg("gateway::accepted", "pause").expect("a failpoint");
+    let mut client = Client::connect(rig, &device).await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        .await;
+    // The connection is not in the index yet, so nothing is cut: only the status can stop the request.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let acknowledgement = rig.set(&device, Status::Revoked).await;
+    assert_eq!(acknowledgement.cuts.len(), 0);
+    fail::remove("gateway::accepted");
+    let answer = client.answer().await.expect("the refusal");
+    assert_eq!(answer.refusal(), (403, "revoked".into()));
+    assert_eq!(rig.upstream.take(), "");
 }
 
 async fn no_revocation_falls_between_index_and_status(rig: &mut Rig) {

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -36,7 +36,8 @@ impl Addresses {
     }
 }
 
-/// Makes the data directory for its owner alone; one that is there must not be writable by others.
+/// Makes the data directory for its owner alone; one that is there is closed to others, unless they could
+/// have put something into it.
 pub(super) fn prepare(directory: &Path) -> Result<(), StartFault> {
     let fault = |error| StartFault::File {
         path: directory.to_owned(),
@@ -54,7 +55,7 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartFault> {
             mode,
         });
     }
-    Ok(())
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(fault)
 }
 
 /// Removes a file that may be gone already.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Common, StartFault};
+use super::{Common, StartFault, descriptors};
 use crate::alarm::Alarm;
 use crate::config::GatewayConfig;
 use crate::decisions::Decisions;
@@ -85,7 +85,13 @@ pub(super) async fn bind_gateway(
             without_sni: config.without_sni,
         },
         max_staleness: config.max_staleness,
-        limits: Limits::default(),
+        limits: Limits {
+            max_connections: descriptors::connections_per_worker(
+                descriptors::raise_limit(),
+                workers,
+            ),
+            ..Limits::default()
+        },
         records: record_sender,
         sightings: sighting_sender,
     };

@@ -1,6 +1,7 @@
 //! The composition root: builds every part from the configuration, joins them, and takes them down in order.
 
 mod data_directory;
+mod descriptors;
 mod fault;
 mod gateway_role;
 mod signals;

@@ -81,7 +81,7 @@ fn not_after_the_certificate_expired() {
     let session = server.path("session");
     save(&server, &device, &session);
     let directory = server.stop();
-    let later = Setup::default().wrapper(&["faketime", "-f", "+91d"]);
+    let later = Setup::default().clock("+91d");
     let server = Server::start_in(directory, later);
     // The client's clock stays behind: it must not mind the server's new certificate.
     let after = offer(&server, &device, &session);

@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod a_clock_that_was_wrong_does_no_lasting_harm;
 mod a_device_enrolls_connects_is_identified_and_is_revoked;
 mod a_folder_of_requests_is_signed_and_signed_again;
 mod a_renewal_loses_no_request;
@@ -16,6 +17,7 @@ mod a_saved_session_cannot_be_resumed;
 mod forged_identity_never_reaches_an_upstream;
 mod nginx_receives_what_the_device_sent;
 mod no_revocation_slips_between_entering_and_reading;
+mod nobody_is_locked_out_by_a_device_that_holds_connections;
 mod revocation_ends_every_kind_of_connection;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;

@@ -1,5 +1,5 @@
-//! A connection is entered in the index first and its status is read after that: a revocation that arrives
-//! between the two is seen by the read, one that arrives later finds the connection in the index.
+//! A connection is entered in the index first and its status is read after that. A revocation before the
+//! entry is seen by the read; one after it finds the connection in the index and cuts it.
 
 use std::time::Duration;
 
@@ -9,24 +9,40 @@ use crate::harness::client::{config, connect};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Server, Setup};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_between_the_two_is_seen() {
+/// A request whose connection sleeps at `failpoint` while its device is revoked: the answer, and how many
+/// connections the receipt says were ended.
+async fn revoked_at(failpoint: &str) -> (String, u64) {
     let upstream = Upstream::start().await;
-    let server = Server::start(
-        Setup::upstream(upstream.address).environment("FAILPOINTS", "gateway::entered=sleep(1500)"),
-    );
+    let sleep = format!("{failpoint}=sleep(1500)");
+    let server = Server::start(Setup::upstream(upstream.address).environment("FAILPOINTS", &sleep));
     let device = server.device("a");
     let mut stream = connect(server.gateway(), config(&server, &device, &["http/1.1"])).await;
     stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await
         .unwrap();
-    // The server now sleeps between entering the connection and reading its status.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    server.run(&["device", "revoke", "a", "--no-wait"]);
+    // The gateway's thread sleeps, so the connection cannot be seen to be gone: exit 3, or in time after all.
+    let output = server.keybound(&["device", "revoke", "a", "--json"]);
+    let receipt: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let receipt = &receipt["receipt"];
+    let ended = receipt["closed"].as_u64().unwrap() + receipt["lingering"].as_u64().unwrap();
     let mut answer = Vec::new();
     let _cut = stream.read_to_end(&mut answer).await;
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(!answer.contains("200 OK"), "{answer}");
     assert_eq!(upstream.received(), "");
+    (String::from_utf8_lossy(&answer).into_owned(), ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_entry_the_status_stops_it() {
+    let (answer, ended) = revoked_at("gateway::accepted").await;
+    assert_eq!(ended, 0);
+    assert!(answer.contains("\"code\":\"revoked\""), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_entry_the_index_finds_it() {
+    let (answer, ended) = revoked_at("gateway::entered").await;
+    assert_eq!(ended, 1);
+    assert_eq!(answer, "");
 }

@@ -25,6 +25,12 @@ pub enum KeyFault {
     /// The key is encrypted.
     #[error("the CA's keys are encrypted; set KEYBOUND_CA_PASSPHRASE")]
     PassphraseMissing,
+    /// A passphrase was given, and the key does not need one.
+    #[error(
+        "KEYBOUND_CA_PASSPHRASE is set, and the CA's keys are not encrypted; unset it, or encrypt each .key file in place \
+         with `openssl pkcs8 -topk8 -scrypt`"
+    )]
+    NotEncrypted,
     /// The passphrase does not open the key.
     #[error("KEYBOUND_CA_PASSPHRASE does not open the CA's keys")]
     PassphraseWrong,

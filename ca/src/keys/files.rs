@@ -37,6 +37,7 @@ pub(super) fn decrypt(
     let tag = parsed.tag().to_owned();
     let contents = Zeroizing::new(parsed.into_contents());
     match tag.as_str() {
+        "PRIVATE KEY" if passphrase.is_some() => Err(Some(KeyFault::NotEncrypted)),
         "PRIVATE KEY" => Ok(contents),
         "ENCRYPTED PRIVATE KEY" => {
             let passphrase = passphrase.ok_or(Some(KeyFault::PassphraseMissing))?;

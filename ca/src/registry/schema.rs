@@ -1,13 +1,15 @@
 //! The database file: making it, opening it, bringing it up to date, and distrusting it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use identity::{Fingerprint, TrustDomain};
+use identity::{Fingerprint, Index, Status, TrustDomain};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::values;
-use crate::pure::journal::Head;
+use crate::pure::enroll::Standing;
+use crate::pure::journal::{Action, Entry, Head};
 
 /// Migrations, oldest first. A released one is never changed; the next one is added.
 const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
@@ -31,6 +33,11 @@ pub enum RegistryFault {
         /// The last entry that is as it was written.
         after: u64,
     },
+    /// A table says something else than the journal.
+    #[error(
+        "the registry's tables and its journal disagree about {0}; restore the data directory from a backup"
+    )]
+    Contradiction(String),
     /// The registry of another CA.
     #[error(
         "the registry belongs to another CA than the root certificate beside it; put back the files that belong together"
@@ -83,7 +90,7 @@ pub(super) fn open(
     }
     migrate(&mut connection)?;
     let trust_domain = check_owner(&connection, root)?;
-    let head = verify_journal(&connection)?;
+    let head = verify(&connection)?;
     Ok((connection, trust_domain, head))
 }
 
@@ -99,18 +106,20 @@ pub(super) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// Follows the hash chain from the first entry to the last.
-pub(super) fn verify_journal(connection: &Connection) -> Result<Head, RegistryFault> {
+/// Follows the journal from the first entry to the last, and compares the tables with what it says.
+fn verify(connection: &Connection) -> Result<Head, RegistryFault> {
     let sql = format!("SELECT {} FROM journal ORDER BY seq", values::ENTRY_COLUMNS);
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query([])?;
     let mut head = Head::START;
+    let mut told = Told::default();
     while let Some(row) = rows.next()? {
         let journal = RegistryFault::Journal { after: head.seq };
         let Ok((entry, hash)) = values::entry(row) else {
             return Err(journal);
         };
         head = head.advance(&entry, &hash).ok_or(journal)?;
+        told.follow(&entry);
     }
     // The newest entry's removal would leave a shorter chain that is whole; the head is written down too.
     let written: Option<[u8; 32]> = connection
@@ -121,7 +130,65 @@ pub(super) fn verify_journal(connection: &Connection) -> Result<Head, RegistryFa
     if written.map_or(Head::START.hash, Fingerprint) != head.hash {
         return Err(RegistryFault::Journal { after: head.seq });
     }
+    told.compare(connection)?;
     Ok(head)
+}
+
+/// What the journal tells: the last word on every certificate, and on every device that there is one on.
+#[derive(Default)]
+struct Told {
+    certificates: HashMap<Index, (Status, Option<Fingerprint>)>,
+    standings: HashMap<String, Standing>,
+}
+
+impl Told {
+    fn follow(&mut self, entry: &Entry) {
+        if let (Some(index), Some(status)) = (entry.index, entry.status) {
+            let certificate = self.certificates.entry(index).or_insert((status, None));
+            certificate.0 = status;
+            certificate.1 = certificate.1.or(entry.certificate);
+        }
+        let standing = match entry.action {
+            Action::DeviceRevoked => Standing::Revoked,
+            Action::DeviceSuspended => Standing::Suspended,
+            Action::DeviceRestored | Action::DeviceReplaced => Standing::Good,
+            Action::TokenCreated | Action::CertificateIssued | Action::StatusChanged => return,
+        };
+        self.standings
+            .insert(entry.subject.to_ascii_lowercase(), standing);
+    }
+
+    fn compare(&self, connection: &Connection) -> Result<(), RegistryFault> {
+        let mut found = 0;
+        let mut statement = connection.prepare("SELECT idx, status, sha256 FROM certificate")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let index = values::index(row, 0)?;
+            let recorded = (values::status(row, 1)?, Some(values::fingerprint(row, 2)?));
+            if self.certificates.get(&index) != Some(&recorded) {
+                return Err(RegistryFault::Contradiction(format!("certificate {index}")));
+            }
+            found += 1;
+        }
+        if found != self.certificates.len() {
+            return Err(RegistryFault::Contradiction("a missing certificate".into()));
+        }
+        let mut found = 0;
+        let mut statement = connection.prepare("SELECT folded, standing FROM device")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let folded: String = row.get(0)?;
+            let told = self.standings.get(&folded);
+            if told.copied().unwrap_or(Standing::Good) != values::standing(row, 1)? {
+                return Err(RegistryFault::Contradiction(format!("device {folded}")));
+            }
+            found += usize::from(told.is_some());
+        }
+        if found != self.standings.len() {
+            return Err(RegistryFault::Contradiction("a missing device".into()));
+        }
+        Ok(())
+    }
 }
 
 fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::authorize::Permit;
@@ -25,6 +25,7 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) -> Result<(), HeaderFault> 
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
     clean(headers, Disguise::IsRefused)?;
     headers.remove(EXPECT);
+    join_cookies(headers);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -37,7 +38,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
     if clean(headers, Disguise::IsRemoved).is_err() {
         // What Connection or Trailer name cannot be read, so nothing may depend on them.
         headers.remove(TRAILER);
-        headers.remove(CONNECTION);
+        remove_hop_by_hop(headers);
     }
 }
 
@@ -166,6 +167,21 @@ fn remove_identity(headers: &mut HeaderMap, disguise: Disguise) -> Result<(), He
         headers.remove(name);
     }
     Ok(())
+}
+
+/// HTTP/2 may cut cookies into several lines, which HTTP/1.1 does not have (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for crumb in std::iter::once(second).chain(crumbs) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(crumb.as_bytes());
+        }
+        let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined))
+            .expect("legal values with a separator between them are a legal value");
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -307,6 +323,27 @@ mod tests {
             &[("transfer_encoding", "chunked")],
             Err(HeaderFault::Spelling),
         );
+    }
+
+    #[test]
+    fn cookie_crumbs_are_joined() {
+        let crumbs = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        check(&crumbs, Ok(&[("cookie", "a=1; b=2; c=3")]));
+        check(&[("cookie", "a=1")], Ok(&[("cookie", "a=1")]));
+    }
+
+    #[test]
+    fn an_unreadable_connection_header_hides_nothing() {
+        let mut response = headers(&[
+            ("connection", "a b"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("proxy-authenticate", "Basic"),
+            ("x-device-id", "forged"),
+            ("content-length", "3"),
+        ]);
+        clean_response(&mut response);
+        assert_eq!(response, headers(&[("content-length", "3")]));
     }
 
     #[test]

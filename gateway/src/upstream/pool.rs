@@ -1,6 +1,6 @@
 //! Kept connections to upstreams. Each worker has its own; nothing here is shared between threads.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -29,9 +29,15 @@ pub struct UpstreamTimeouts {
 /// The kept connections of one worker.
 pub(crate) struct Pool {
     idle: RefCell<HashMap<UpstreamAddress, Vec<Idle>>>,
-    turn: Cell<usize>,
+    /// Whose turn it is, by route.
+    turns: RefCell<HashMap<RouteKey, usize>>,
+    /// Upstreams that lately did not accept a connection, and when.
+    failed: RefCell<HashMap<UpstreamAddress, Instant>>,
     timeouts: UpstreamTimeouts,
 }
+
+/// A route is known by where it is in memory. After a reload it begins anew, which does no harm.
+type RouteKey = *const Route;
 
 struct Idle {
     sender: SendRequest<RequestBody>,
@@ -52,7 +58,8 @@ impl Pool {
     pub(crate) fn new(timeouts: UpstreamTimeouts) -> Rc<Self> {
         let pool = Rc::new(Self {
             idle: RefCell::default(),
-            turn: Cell::new(0),
+            turns: RefCell::default(),
+            failed: RefCell::default(),
             timeouts,
         });
         spawn_local(close_old(Rc::downgrade(&pool)));
@@ -63,33 +70,65 @@ impl Pool {
         self.timeouts
     }
 
-    /// A connection to the upstream whose turn it is, or to the next one that accepts; a new one if `fresh`.
+    /// A connection to the upstream whose turn it is, or to the next one that accepts.
+    ///
+    /// Upstreams that lately did not accept come last. If `again`, the request is sent once more: over a new
+    /// connection, and in the same turn.
     pub(super) async fn lease(
         self: &Rc<Self>,
         metrics: &Metrics,
         route: &Route,
-        fresh: bool,
+        again: bool,
     ) -> Result<Lease, Refusal> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
         let mut fault = UpstreamFault::Connect;
-        for step in 0..route.upstreams.len() {
-            let address = &route.upstreams[turn.wrapping_add(step) % route.upstreams.len()];
-            if !fresh && let Some(sender) = self.take(address) {
+        for address in self.in_turn(route, again) {
+            if !again && let Some(sender) = self.take(address) {
                 return Ok(self.lease_of(sender, address, true));
             }
             match self.connect(address).await {
                 Ok(sender) => {
                     metrics.upstream_connections.inc();
+                    self.failed.borrow_mut().remove(address);
                     return Ok(self.lease_of(sender, address, false));
                 }
                 Err(error) => {
                     tracing::debug!(%address, ?error, "upstream does not accept a connection");
+                    self.failed
+                        .borrow_mut()
+                        .insert(address.clone(), Instant::now());
                     fault = error;
                 }
             }
         }
         Err(Refusal::Upstream(fault))
+    }
+
+    /// The route's upstreams in the order in which to try them.
+    fn in_turn<'r>(
+        &self,
+        route: &'r Route,
+        again: bool,
+    ) -> impl Iterator<Item = &'r UpstreamAddress> + use<'r> {
+        let upstreams = &route.upstreams;
+        let mut turns = self.turns.borrow_mut();
+        if turns.len() > MAX_TURNS {
+            turns.clear();
+        }
+        let turn = turns.entry(route).or_default();
+        let first = turn.wrapping_sub(usize::from(again)) % upstreams.len();
+        if !again {
+            *turn = turn.wrapping_add(1);
+        }
+        let failed = self.failed.borrow();
+        let lately = |address: &UpstreamAddress| {
+            failed
+                .get(address)
+                .is_some_and(|since| since.elapsed() < AVOID_FOR)
+        };
+        let (healthy, doubtful): (Vec<_>, Vec<_>) = (upstreams[first..].iter())
+            .chain(&upstreams[..first])
+            .partition(|address| !lately(address));
+        healthy.into_iter().chain(doubtful)
     }
 
     fn lease_of(
@@ -224,6 +263,10 @@ async fn close_old(pool: Weak<Pool>) {
     }
 }
 
+/// How long an upstream that does not accept connections is tried last.
+const AVOID_FOR: Duration = Duration::from_secs(10);
+/// Routes whose turns are remembered; reloads leave old ones behind.
+const MAX_TURNS: usize = 4096;
 const MAX_IDLE: Duration = Duration::from_secs(30);
 const MAX_UNREADY: Duration = Duration::from_secs(1);
 /// Kept per upstream and worker.

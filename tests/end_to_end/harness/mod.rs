@@ -23,7 +23,7 @@ pub struct Setup {
     pub arguments: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
-    /// What runs `keybound`, e.g. `faketime +1d`.
+    /// What becomes `keybound`, e.g. a shell that sets a limit first.
     pub wrapper: Vec<String>,
 }
 
@@ -42,6 +42,17 @@ impl Setup {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// A system clock that is off, e.g. `+91d`, by libfaketime.
+    pub fn clock(self, offset: &str) -> Self {
+        let library = std::fs::read_dir("/usr/lib")
+            .unwrap()
+            .map(|entry| entry.unwrap().path().join("faketime/libfaketime.so.1"))
+            .find(|library| library.exists())
+            .expect("tests/run installs libfaketime");
+        self.environment("LD_PRELOAD", library.to_str().unwrap())
+            .environment("FAKETIME", offset)
     }
 
     pub fn wrapper(mut self, words: &[&str]) -> Self {

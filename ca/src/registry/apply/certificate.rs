@@ -1,5 +1,7 @@
 //! Certificates: recorded before they leave, activated at their first use; indexes and CRL numbers.
 
+use std::time::Duration;
+
 use identity::feed::Sighting;
 use identity::{Index, Status, Timestamp};
 use rusqlite::{OptionalExtension, params};
@@ -23,8 +25,8 @@ impl Applying<'_> {
                 spiffe_id,
             } => {
                 // Facts may have changed since the decision to sign: it is taken again, on facts that cannot.
-                let facts = read::facts(self.connection, requester, &new.key, by.at)?;
-                match enroll::decide(requester, csr, spiffe_id, &facts, by.at) {
+                let facts = read::facts(self.connection, requester, &new.key, by.now)?;
+                match enroll::decide(requester, csr, spiffe_id, &facts, by.now) {
                     Err(refusal) => return Err(Rejection::Refused(refusal).into()),
                     Ok(Decision::Repeat(index)) => {
                         return Ok(Outcome::Recorded(Recorded::Existing(index)));
@@ -62,7 +64,7 @@ impl Applying<'_> {
                 integer(new.not_after.0),
                 Status::Pending.code(),
                 integer(seq),
-                integer(by.at.0),
+                integer(by.now.0),
             ])?;
         if let (Owner::Device { requester, .. }, Some(number)) = (&new.owner, device) {
             self.connection
@@ -155,16 +157,23 @@ impl Applying<'_> {
         })
     }
 
+    /// A list is never dated back behind the one before, unless that one is so far ahead that a wrong clock
+    /// must have dated it: nobody could use a list of the future.
     pub(super) fn start_crl(&mut self, now: Timestamp) -> Result<Outcome, Failure> {
-        let (number, this_update) = self
+        let (number, previous) = self
             .connection
             .prepare_cached(
                 "SELECT coalesce((SELECT value FROM meta WHERE key = 'crl_number'), 0) + 1,
-                        max(coalesce((SELECT value FROM meta WHERE key = 'crl_this_update'), 0), ?1)",
+                        coalesce((SELECT value FROM meta WHERE key = 'crl_this_update'), 0)",
             )?
-            .query_row([integer(now.0)], |row| {
+            .query_row([], |row| {
                 Ok((values::unsigned(row, 0)?, values::timestamp(row, 1)?))
             })?;
+        let this_update = if previous.since(now) > CLOCK_TOLERANCE {
+            now
+        } else {
+            now.max(previous)
+        };
         self.connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO meta (key, value)
@@ -180,3 +189,6 @@ impl Applying<'_> {
 
 /// Indexes in a segment: what a gateway's status table keeps and drops as one.
 const SEGMENT: i64 = 65_536;
+
+/// A clock that was set back by no more than this is believed to have been right before.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60 * 60);

@@ -73,9 +73,11 @@ impl<'c> Applying<'c> {
             now,
             operation,
         } = request;
-        // The journal's time never runs backwards, whatever the system's clock does.
         let by = By {
             actor: actor.to_string(),
+            now,
+            // The journal's time never runs backwards, whatever the system's clock does. Nothing is decided by
+            // it: a clock that was once ahead must not make everything expire.
             at: now.max(self.head.at),
         };
         match operation {
@@ -92,7 +94,7 @@ impl<'c> Applying<'c> {
             } => self.change_device(&by, &device, change, reason),
             Operation::Sighted(sighting) => self.sighted(&by, &sighting),
             Operation::LeaseIndexes { lifetime, count } => self.lease(lifetime, count),
-            Operation::StartCrl => self.start_crl(by.at),
+            Operation::StartCrl => self.start_crl(now),
         }
     }
 
@@ -116,7 +118,7 @@ impl<'c> Applying<'c> {
             .execute(params![
                 hash.0,
                 number,
-                integer(by.at.0),
+                integer(by.now.0),
                 integer(expires_at.0)
             ])?;
         self.append(
@@ -158,7 +160,7 @@ impl<'c> Applying<'c> {
             .prepare_cached(
                 "INSERT INTO device (folded, id, standing, created_at) VALUES (?1, ?2, 0, ?3)",
             )?
-            .execute(params![device.folded(), device.as_str(), integer(by.at.0)])?;
+            .execute(params![device.folded(), device.as_str(), integer(by.now.0)])?;
         Ok((self.connection.last_insert_rowid(), Standing::Good))
     }
 
@@ -180,7 +182,7 @@ impl<'c> Applying<'c> {
                 integer(index.0),
                 status.code(),
                 resume.map(Status::code),
-                integer(by.at.0)
+                integer(by.now.0)
             ])?;
         self.append(
             by,
@@ -249,8 +251,9 @@ impl<'c> Applying<'c> {
     }
 }
 
-/// Who acts, and the time that the journal gives it.
+/// Who acts, when, and the time that the journal gives it.
 struct By {
+    now: Timestamp,
     actor: String,
     at: Timestamp,
 }
