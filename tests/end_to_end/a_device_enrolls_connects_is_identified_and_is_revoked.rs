@@ -88,3 +88,23 @@ fn a_replaced_device_enrolls_with_a_new_key_under_the_same_id() {
         text(&refused.stderr)
     );
 }
+
+/// A renewal was cut off after its certificate had come; then the device was revoked and replaced.
+#[test]
+fn an_old_renewal_is_not_taken_for_a_new_enrollment() {
+    let server = Server::start(Setup::default());
+    let device = server.device("a");
+    let cut_off = crate::harness::Device {
+        store: server.path("cut-off"),
+    };
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        crate::harness::succeed(std::process::Command::new("cp").arg("-a").args([from, to]));
+    };
+    copy(&device.store, &cut_off.store);
+    device.run(&["renew"]);
+    copy(&device.store.join("2"), &cut_off.store.join("2"));
+    let replaced = server.json(&["device", "replace", "a", "--json"]);
+    let code = replaced["code"].as_str().unwrap();
+    cut_off.run(&["enroll", "--replace", code]);
+    cut_off.run(&["request", &server.url("/")]);
+}

@@ -100,3 +100,52 @@ async fn connections_are_kept_and_replaced_when_they_close() {
     assert_eq!(answer.refusal(), (502, "upstream-unreachable".into()));
     assert_eq!(rig.upstream.take().matches("POST /close").count(), 1);
 }
+
+#[tokio::test]
+async fn turns_are_taken_per_route() {
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let mut client = Client::connect(&rig, &device).await;
+    let second = crate::upstream::Upstream::start().await;
+    let first = format!("http://{}", rig.upstream.address);
+    rig.gateway
+        .publish(snapshot(&[&first, &format!("http://{}", second.address)]));
+    for _ in 0..4 {
+        assert_eq!(client.get("/", "").await.status(), 200);
+        assert_eq!(client.get("/cert", "").await.status(), 200);
+    }
+    let seen = second.take();
+    assert_eq!(seen.matches("GET / HTTP/1.1").count(), 2, "{seen}");
+    assert_eq!(seen.matches("GET /cert HTTP/1.1").count(), 2, "{seen}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_accept_is_tried_last_for_a_while() {
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let mut client = Client::connect(&rig, &device).await;
+    // Its backlog is full, so connecting takes until the deadline of one second.
+    let silent =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let address: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    silent.bind(&address.into()).expect("bound");
+    silent.listen(0).expect("listening");
+    let address = silent
+        .local_addr()
+        .ok()
+        .and_then(|address| address.as_socket())
+        .expect("an address");
+    let _filling: Vec<_> = (0..4)
+        .map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok())
+        .collect();
+    let alive = format!("http://{}", rig.upstream.address);
+    rig.gateway
+        .publish(snapshot(&[&format!("http://{address}"), &alive]));
+    let started = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(client.get("/", "").await.status(), 200);
+    }
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(900), "{waited:?}");
+    assert!(waited < Duration::from_millis(1_900), "{waited:?}");
+}
