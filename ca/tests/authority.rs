@@ -68,6 +68,14 @@ fn csr(key: &KeyPair, name: Option<&str>) -> Vec<u8> {
     params.serialize_request(key).unwrap().der().to_vec()
 }
 
+/// A certificate for a new key.
+async fn sign_new(authority: &Authority, id: &str) -> ca::Issued {
+    authority
+        .sign(&operator(), &device(id), &csr(&key(), None))
+        .await
+        .unwrap()
+}
+
 async fn token(authority: &Authority, id: &str) -> Token {
     let mut tokens = authority
         .new_tokens(&operator(), &[device(id)], HOUR)
@@ -201,14 +209,8 @@ async fn openssl_accepts_the_chain_and_reads_the_crl() {
         authority,
         directory,
     } = fixture();
-    let good = authority
-        .sign(&operator(), &device("good"), &csr(&key(), None))
-        .await
-        .unwrap();
-    let bad = authority
-        .sign(&operator(), &device("bad"), &csr(&key(), None))
-        .await
-        .unwrap();
+    let good = sign_new(&authority, "good").await;
+    let bad = sign_new(&authority, "bad").await;
     authority
         .revoke(&operator(), &device("bad"), None)
         .await
@@ -278,6 +280,139 @@ async fn a_token_brings_one_certificate_for_one_key_however_often_it_is_asked() 
         ca::est::answer(&authority, enroll_request("b", &spent, &other_key), None).await;
     assert_eq!(code(&other_device), (401, "token-invalid"));
     assert_eq!(statuses(&authority, "a").await, [Status::Pending]);
+}
+
+#[tokio::test]
+async fn est_refuses_what_is_no_request_and_spends_nothing_on_it() {
+    let Fixture {
+        authority,
+        directory: _kept,
+    } = fixture();
+    let open_token = token(&authority, "a").await;
+    let good = csr(&key(), None);
+    let base = || enroll_request("a", &open_token, &good);
+    let with_body = |body: &[u8]| base().map(|_| Bytes::copy_from_slice(body));
+    let with_header = |name: &'static str, value: &str| {
+        let mut request = base();
+        request.headers_mut().insert(name, value.parse().unwrap());
+        request
+    };
+    let with_path = |path: &str| {
+        let mut request = base();
+        *request.uri_mut() = path.parse().unwrap();
+        request
+    };
+    let mut get = base();
+    *get.method_mut() = http::Method::GET;
+    let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", good.clone()));
+    let wrong_user = STANDARD.encode(format!("../a:{}", open_token.expose()));
+    let unknown = STANDARD.encode(format!("a:{}", Token::new([0; 16]).expose()));
+    let truncated = STANDARD.encode(&good[..good.len() - 1]);
+    let trailing = STANDARD.encode([good.as_slice(), &[0]].concat());
+    let huge = STANDARD.encode(vec![0x30; 20_000]);
+    for (request, expected) in [
+        (get, (405, "method-not-allowed")),
+        (
+            with_path("/.well-known/est/fullcmc"),
+            (404, "unknown-operation"),
+        ),
+        (
+            with_path("/.well-known/est/simpleenroll/"),
+            (404, "unknown-operation"),
+        ),
+        (with_path("/"), (404, "unknown-operation")),
+        (
+            with_header("content-type", "application/x-pem-file"),
+            (415, "media-type"),
+        ),
+        (
+            with_header("authorization", "Bearer x"),
+            (401, "credentials-required"),
+        ),
+        (
+            with_header("authorization", "Basic !"),
+            (401, "credentials-required"),
+        ),
+        (
+            with_header("authorization", &format!("Basic {wrong_user}")),
+            (401, "credentials-required"),
+        ),
+        (
+            with_header("authorization", &format!("Basic {unknown}")),
+            (401, "token-invalid"),
+        ),
+        (with_body(b""), (400, "csr-malformed")),
+        (with_body(text.as_bytes()), (400, "csr-malformed")),
+        (with_body(&good), (400, "csr-malformed")),
+        (with_body(truncated.as_bytes()), (400, "csr-malformed")),
+        (with_body(trailing.as_bytes()), (400, "csr-malformed")),
+        (with_body(huge.as_bytes()), (413, "csr-too-large")),
+    ] {
+        let shown = format!("{request:?}");
+        let answer = ca::est::answer(&authority, request, None).await;
+        assert_eq!(code(&answer), expected, "{shown}");
+        let problem: identity::Problem = serde_json::from_slice(answer.response.body()).unwrap();
+        assert_eq!(problem.code, expected.1);
+    }
+    assert!(statuses(&authority, "a").await.is_empty());
+    let answer = ca::est::answer(&authority, base(), None).await;
+    assert_eq!(code(&answer), (200, "issued"));
+}
+
+#[tokio::test]
+async fn keys_that_are_not_certified() {
+    let Fixture {
+        authority,
+        directory,
+    } = fixture();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for (algorithm, option, expected) in [
+        ("RSA", "rsa_keygen_bits:1024", "key-not-accepted"),
+        ("EC", "ec_paramgen_curve:secp256k1", "key-not-accepted"),
+        ("EC", "ec_paramgen_curve:P-521", "key-not-accepted"),
+        ("ED448", "", "key-not-accepted"),
+        ("RSA", "rsa_keygen_pubexp:3", "key-not-accepted"),
+        ("RSA", "rsa_keygen_bits:2048", ""),
+        ("EC", "ec_paramgen_curve:P-384", ""),
+        ("ED25519", "", ""),
+    ] {
+        let (key, id) = (file("key"), DeviceId::parse("k").unwrap());
+        let mut arguments = vec!["genpkey", "-algorithm", algorithm, "-out", &key];
+        if !option.is_empty() {
+            arguments.extend(["-pkeyopt", option]);
+        }
+        openssl(&arguments, b"");
+        let request = openssl(&["req", "-new", "-key", &key, "-subj", "/CN=k"], b"");
+        let signed = authority.sign(&operator(), &id, request.as_bytes()).await;
+        let code = signed.as_ref().map_or_else(|error| error.code(), |_| "");
+        assert_eq!(code, expected, "{algorithm} {option}: {signed:?}");
+    }
+    let key = file("sha1");
+    openssl(&["genpkey", "-algorithm", "RSA", "-out", &key], b"");
+    let sha1 = openssl(
+        &["req", "-new", "-sha1", "-key", &key, "-subj", "/CN=k"],
+        b"",
+    );
+    let refused = authority
+        .sign(&operator(), &device("k"), sha1.as_bytes())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), "key-not-accepted");
+    let own = directory.path().join("ca/device-ca.key");
+    let own = openssl(
+        &[
+            "req",
+            "-new",
+            "-key",
+            own.to_str().unwrap(),
+            "-subj",
+            "/CN=k",
+        ],
+        b"",
+    );
+    let refused = authority
+        .sign(&operator(), &device("k"), own.as_bytes())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), "key-reserved");
 }
 
 #[tokio::test]
@@ -407,10 +542,7 @@ async fn revoking_voids_tokens_blocks_keys_and_id_until_the_device_is_replaced()
         elsewhere.unwrap_err(),
         IssueError::Refused(Refusal::KeyBlocked)
     );
-    authority
-        .sign(&operator(), &device("a"), &csr(&key(), None))
-        .await
-        .unwrap();
+    sign_new(&authority, "a").await;
     let history = authority
         .registry()
         .history(&device("a"), 100)
@@ -429,10 +561,7 @@ async fn suspension_is_undone_by_restoring() {
         authority,
         directory: _kept,
     } = fixture();
-    authority
-        .sign(&operator(), &device("a"), &csr(&key(), None))
-        .await
-        .unwrap();
+    sign_new(&authority, "a").await;
     authority
         .suspend(&operator(), &device("a"), None)
         .await
@@ -458,10 +587,7 @@ async fn the_feed_is_a_snapshot_and_what_changed_after_it() {
         authority,
         directory: _kept,
     } = fixture();
-    let issued = authority
-        .sign(&operator(), &device("a"), &csr(&key(), None))
-        .await
-        .unwrap();
+    let issued = sign_new(&authority, "a").await;
     let registry = authority.registry();
     let (sender, mut batches) = tokio::sync::mpsc::channel(4);
     let head = registry.snapshot(Timestamp(0), sender).await.unwrap();
@@ -504,7 +630,7 @@ async fn everything_is_there_again_after_a_restart() {
         Err(OpenError::InUse { .. })
     ));
     drop(authority);
-    let authority = reopen(directory.path()).unwrap();
+    let authority = open(directory.path()).unwrap();
     assert_eq!(authority.root().fingerprint(), root);
     assert_eq!(statuses(&authority, "a").await, [Status::Revoked]);
     assert!(
@@ -514,18 +640,10 @@ async fn everything_is_there_again_after_a_restart() {
             .unwrap()
             .is_some()
     );
-    let next = authority
-        .sign(&operator(), &device("b"), &csr(&key(), None))
-        .await
-        .unwrap();
+    let next = sign_new(&authority, "b").await;
     assert!(next.index > issued.index);
     authority.publish(async {}).await;
     assert!(authority.crl().number > number);
-}
-
-/// The registry's thread closes its file a moment after the authority is dropped.
-fn reopen(directory: &Path) -> Result<Authority, OpenError> {
-    open(directory)
 }
 
 #[tokio::test]
@@ -542,10 +660,7 @@ async fn a_journal_that_was_touched_is_not_opened() {
             directory,
         } = fixture();
         for id in ["a", "b", "c"] {
-            authority
-                .sign(&operator(), &device(id), &csr(&key(), None))
-                .await
-                .unwrap();
+            sign_new(&authority, id).await;
         }
         drop(authority);
         let database = directory.path().join("ca/registry.sqlite");
@@ -553,7 +668,7 @@ async fn a_journal_that_was_touched_is_not_opened() {
             .unwrap()
             .execute_batch(sql)
             .unwrap();
-        let opened = reopen(directory.path()).map(|_| ());
+        let opened = open(directory.path()).map(|_| ());
         assert!(
             matches!(
                 opened,
@@ -577,21 +692,18 @@ async fn tables_that_contradict_the_journal_are_not_opened() {
             authority,
             directory,
         } = fixture();
-        authority
-            .sign(&operator(), &device("a"), &csr(&key(), None))
-            .await
-            .unwrap();
+        sign_new(&authority, "a").await;
         authority
             .revoke(&operator(), &device("a"), None)
             .await
             .unwrap();
         drop(authority);
-        drop(reopen(directory.path()).unwrap());
+        drop(open(directory.path()).unwrap());
         let database = directory.path().join("ca/registry.sqlite");
         let database = rusqlite::Connection::open(database).unwrap();
         database.execute_batch(sql).unwrap();
         drop(database);
-        let opened = reopen(directory.path()).map(|_| ());
+        let opened = open(directory.path()).map(|_| ());
         assert!(
             matches!(
                 opened,
@@ -664,7 +776,7 @@ fn keys_that_do_not_belong_together_are_not_used() {
     drop(open(there.path()).unwrap());
     let file = |directory: &tempfile::TempDir, name: &str| directory.path().join("ca").join(name);
     std::fs::copy(file(&there, "device-ca.key"), file(&here, "device-ca.key")).unwrap();
-    let error = reopen(here.path()).map(|_| ()).unwrap_err();
+    let error = open(here.path()).map(|_| ()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -672,7 +784,7 @@ fn keys_that_do_not_belong_together_are_not_used() {
         "{error}"
     );
     std::fs::copy(file(&there, "device-ca.pem"), file(&here, "device-ca.pem")).unwrap();
-    let error = reopen(here.path()).map(|_| ()).unwrap_err();
+    let error = open(here.path()).map(|_| ()).unwrap_err();
     assert!(
         error.to_string().contains("was not signed by root.pem"),
         "{error}"

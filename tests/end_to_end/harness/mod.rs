@@ -254,7 +254,18 @@ impl Device {
 
     /// curl with this device's key and certificate, as the files are.
     pub fn curl(&self, server: &Server, arguments: &[&str]) -> Output {
+        self.curl_with_input(server, arguments, Stdio::null())
+    }
+
+    /// [`Self::curl`], with something on its standard input.
+    pub fn curl_with_input(
+        &self,
+        server: &Server,
+        arguments: &[&str],
+        input: impl Into<Stdio>,
+    ) -> Output {
         Command::new("curl")
+            .stdin(input)
             .args(["--silent", "--show-error", "--max-time", "20"])
             .arg("--cacert")
             .arg(server.root_file())
