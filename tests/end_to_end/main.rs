@@ -23,3 +23,6 @@ mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;
 mod the_house_keeps_its_plan;
 mod the_readmes_walk_works_as_written;
+
+/// Tests that measure, or that take what the machine has: `tests/run` runs them one after the other.
+mod alone;

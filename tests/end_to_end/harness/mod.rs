@@ -295,6 +295,20 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// How much of something to try: `tests/run` or `tests/run --long`.
+pub fn count(short: usize, long: usize) -> usize {
+    if std::env::var_os("KEYBOUND_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+/// Something measured; `tests/run` lists them at its end.
+pub fn figure(what: &str, value: impl std::fmt::Display) {
+    println!("figure: {what}: {value}");
+}
+
 /// Waits until `condition` holds, and fails after `limit`.
 pub fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();

@@ -1,0 +1,1 @@
+//! One module per behaviour under load, crash or fault.
