@@ -16,6 +16,7 @@ use crate::clock;
 use crate::crl::SignedCrl;
 use crate::keys::{self, CaCertificate, KeyFault, Keys};
 use crate::pure::journal::Actor;
+use crate::pure::seal::SealKey;
 use crate::registry::{
     CertificateRecord, Change, DeviceChange, Lifetime, Operation, Outcome, Registry, RegistryFault,
     Rejection, Request, Unavailable,
@@ -68,6 +69,7 @@ impl Authority {
         let (registry, trust_domain) = Registry::open(
             &options.directory.join(REGISTRY_FILE),
             &keys.root.fingerprint(),
+            SealKey::derive(keys.serial_key.as_slice()),
         )?;
         if let Some(wanted) = options.trust_domain
             && wanted != trust_domain

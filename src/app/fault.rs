@@ -34,11 +34,13 @@ pub(crate) enum StartFault {
     Panicked,
 }
 
-/// A part ended that should not have.
+/// Why the server ended although nobody told it to.
 #[derive(Debug, thiserror::Error)]
-#[error("the part {part:?} of the server ended by itself; its log says more")]
-pub(crate) struct Ended {
-    part: &'static str,
+pub(crate) enum Ended {
+    #[error("the part {0:?} of the server ended by itself; its log says more")]
+    Part(&'static str),
+    #[error("{0}")]
+    Registry(std::sync::Arc<ca::RegistryFault>),
 }
 
 impl Ended {
@@ -51,6 +53,6 @@ impl Ended {
             }
             None => "all",
         };
-        Self { part }
+        Self::Part(part)
     }
 }

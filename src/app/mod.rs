@@ -47,6 +47,7 @@ pub(crate) struct Server {
     /// Where the built-in upstream is, if it runs.
     pub(crate) builtin_upstream: Option<SocketAddr>,
     data: PathBuf,
+    authority: Arc<Authority>,
     gateway: Option<Arc<Gateway>>,
     health: Arc<Health>,
     tasks: JoinSet<&'static str>,
@@ -130,6 +131,7 @@ impl Server {
         let mut server = Self {
             builtin_upstream: bound.as_ref().and_then(|bound| bound.upstream_address()),
             data: config.data,
+            authority,
             gateway: None,
             health: Arc::new(Health::new(bound.is_some())),
             tasks: JoinSet::new(),
@@ -170,6 +172,13 @@ impl Server {
                 Ok(())
             }
             ended = self.tasks.join_next() => Err(Ended::of(ended)),
+            fault = distrusted(&self.authority) => {
+                // Nobody is served any longer on the word of such a registry.
+                if let Some(gateway) = self.gateway.take() {
+                    gateway.stop(Duration::ZERO).await;
+                }
+                Err(Ended::Registry(fault))
+            }
         };
         tokio::select! {
             () = self.drain() => tracing::info!("ended"),
@@ -310,6 +319,14 @@ struct ControlPlane {
     common: Common,
 }
 
+/// Returns if the registry turns out not to be as it was left.
+async fn distrusted(authority: &Authority) -> Arc<ca::RegistryFault> {
+    match authority.registry().checked().await {
+        Ok(()) => std::future::pending().await,
+        Err(fault) => fault,
+    }
+}
+
 async fn open(
     config: &Config,
     passphrase: Option<Zeroizing<String>>,
@@ -320,7 +337,7 @@ async fn open(
         passphrase,
         device_certificate_life: config.device_certificate_life,
     };
-    // It reads the whole journal.
+    // It reads every certificate's row, and of a short journal every entry.
     let opened = tokio::task::spawn_blocking(move || Authority::open(options)).await;
     Ok(opened.map_err(|_| StartFault::Panicked)??)
 }

@@ -11,3 +11,4 @@ pub(crate) mod enroll;
 pub(crate) mod est_encoding;
 pub(crate) mod journal;
 pub(crate) mod key_policy;
+pub(crate) mod seal;

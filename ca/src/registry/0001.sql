@@ -19,7 +19,6 @@ CREATE TABLE certificate (
     idx           INTEGER PRIMARY KEY,           -- the registry index; never used twice
     device        INTEGER REFERENCES device (number), -- NULL: a gateway's own certificate
     serial        BLOB NOT NULL,
-    der           BLOB NOT NULL,
     sha256        BLOB NOT NULL,
     tbs_sha256    BLOB NOT NULL,
     key_sha256    BLOB NOT NULL,                 -- of the SubjectPublicKeyInfo
@@ -33,6 +32,12 @@ CREATE TABLE certificate (
 ) STRICT;
 CREATE INDEX certificate_of_device ON certificate (device) WHERE device IS NOT NULL;
 CREATE INDEX certificate_withdrawn ON certificate (status) WHERE status IN (4, 6, 7);
+
+-- Apart from the rest, so that reading every status does not read every certificate.
+CREATE TABLE certificate_der (
+    idx INTEGER PRIMARY KEY REFERENCES certificate (idx),
+    der BLOB NOT NULL
+) STRICT;
 
 -- One key belongs to one device for ever; a blocked one is not certified again.
 CREATE TABLE device_key (

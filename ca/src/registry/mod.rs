@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::pure::enroll::{Facts, Requester};
 use crate::pure::journal::Entry;
+use crate::pure::seal::SealKey;
 
 pub use operation::{Change, Rejection};
 pub(crate) use operation::{
@@ -34,7 +35,16 @@ pub use schema::RegistryFault;
 pub struct Registry {
     submissions: mpsc::Sender<writer::Submission>,
     head: watch::Receiver<u64>,
+    checked: watch::Receiver<Check>,
     readers: Arc<Readers>,
+}
+
+/// How far the check of a long journal is, which goes on after the start.
+#[derive(Debug)]
+enum Check {
+    Running,
+    Passed,
+    Failed(Arc<RegistryFault>),
 }
 
 /// The registry cannot answer: nothing was changed, or it is not known whether it was.
@@ -53,17 +63,23 @@ impl Registry {
     }
 
     /// Opens an existing one: checks the file, that it is this CA's, and the whole journal. Blocking.
+    ///
+    /// What [`Self::checked`] waits for is left of a journal that is too long to be waited for.
     pub(crate) fn open(
         path: &Path,
         root: &Fingerprint,
+        key: SealKey,
     ) -> Result<(Self, TrustDomain), RegistryFault> {
-        let (connection, trust_domain, head) = schema::open(path, root)?;
-        let (published, receiver) = watch::channel(head.seq);
+        let opened = schema::open(path, root, &key)?;
+        let trust_domain = opened.trust_domain.clone();
+        let (published, head) = watch::channel(opened.state.head.seq);
+        let (check, checked) = watch::channel(Check::Running);
         let (submissions, queue) = mpsc::channel(QUEUE_LENGTH);
-        writer::spawn(connection, path.to_owned(), *root, head, queue, published)?;
+        writer::spawn(opened, path.to_owned(), *root, key, queue, published, check)?;
         let registry = Self {
             submissions,
-            head: receiver,
+            head,
+            checked,
             readers: Arc::new(Readers {
                 path: path.to_owned(),
                 idle: Mutex::new(Vec::new()),
@@ -83,6 +99,20 @@ impl Registry {
             .await
             .map_err(|_| Unavailable)?;
         results.await.map_err(|_| Unavailable)?
+    }
+
+    /// Waits until the whole journal was followed. Until then nothing is written; if it is not as it was written,
+    /// nothing is any more.
+    pub async fn checked(&self) -> Result<(), Arc<RegistryFault>> {
+        let mut check = self.checked.clone();
+        let reached = check
+            .wait_for(|check| !matches!(check, Check::Running))
+            .await;
+        match reached.as_deref() {
+            Ok(Check::Failed(fault)) => Err(Arc::clone(fault)),
+            Ok(Check::Passed) => Ok(()),
+            Ok(Check::Running) | Err(_) => Err(Arc::new(RegistryFault::Unfinished)),
+        }
     }
 
     /// The sequence number of the newest durable journal entry, and word of every later one.

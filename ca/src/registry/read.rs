@@ -1,5 +1,7 @@
 //! Queries. Each sees one state of the database.
 
+use std::ops::RangeInclusive;
+
 use identity::feed::{Batch, StatusChange};
 use identity::{DeviceId, Fingerprint, Index, Serial, Status, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -11,6 +13,7 @@ use super::records::{
 use super::values::{self, ENTRY_COLUMNS, integer};
 use crate::pure::enroll::{CertificateFacts, Facts, Requester, TokenFacts};
 use crate::pure::journal::Entry;
+use crate::pure::seal::{self, SealKey, Sum};
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
 
@@ -183,6 +186,47 @@ pub(super) fn snapshot(
     Ok(head)
 }
 
+/// What of a certificate's row is sealed, as columns in the order of [`sealed`].
+pub(super) const SEALED_COLUMNS: &str =
+    "idx, sha256, tbs_sha256, not_after, status, class, device IS NOT NULL";
+
+pub(super) fn sealed(row: &Row<'_>) -> Result<seal::Row> {
+    Ok(seal::Row {
+        index: values::index(row, 0)?,
+        certificate: values::fingerprint(row, 1)?,
+        tbs: values::fingerprint(row, 2)?,
+        not_after: values::timestamp(row, 3)?,
+        status: values::status(row, 4)?,
+        class: values::class(row, 5)?,
+        of_device: row.get(6)?,
+    })
+}
+
+/// The sum over the rows of certificates with these indexes.
+pub(super) fn sum(
+    connection: &Connection,
+    indexes: RangeInclusive<i64>,
+    key: &SealKey,
+) -> Result<Sum> {
+    let sql = format!("SELECT {SEALED_COLUMNS} FROM certificate WHERE idx BETWEEN ?1 AND ?2");
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query([indexes.start(), indexes.end()])?;
+    let mut sum = Sum::default();
+    while let Some(row) = rows.next()? {
+        sum.add(key, &sealed(row)?);
+    }
+    Ok(sum)
+}
+
+/// An index with about as many certificates before it as from it on.
+pub(super) fn middle_of_certificates(connection: &Connection) -> Result<i64> {
+    connection.query_row(
+        "SELECT coalesce(min(idx) + (max(idx) - min(idx)) / 2, 0) FROM certificate",
+        [],
+        |row| row.get(0),
+    )
+}
+
 pub(super) fn device(connection: &Connection, folded: &str) -> Result<Option<DeviceRecord>> {
     let transaction = connection.unchecked_transaction()?;
     let found = transaction
@@ -281,7 +325,7 @@ pub(super) fn certificate(
 
 pub(super) fn certificate_der(connection: &Connection, index: Index) -> Result<Option<Vec<u8>>> {
     connection
-        .prepare_cached("SELECT der FROM certificate WHERE idx = ?1")?
+        .prepare_cached("SELECT der FROM certificate_der WHERE idx = ?1")?
         .query_row([integer(index.0)], |row| row.get(0))
         .optional()
 }

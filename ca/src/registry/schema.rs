@@ -1,15 +1,18 @@
 //! The database file: making it, opening it, bringing it up to date, and distrusting it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::path::Path;
 use std::time::Duration;
 
 use identity::{Fingerprint, Index, Status, TrustDomain};
+use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::read;
 use super::values;
 use crate::pure::enroll::Standing;
 use crate::pure::journal::{Action, Entry, Head};
+use crate::pure::seal::{SealKey, Sum};
 
 /// Migrations, oldest first. A released one is never changed; the next one is added.
 const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
@@ -53,9 +56,30 @@ pub enum RegistryFault {
         /// The newest version known here.
         known: usize,
     },
+    /// The check of the journal did not come to an end.
+    #[error(
+        "the check of the registry's journal did not come to an end; the server's log says why"
+    )]
+    Unfinished,
     /// The writer thread could not be started.
     #[error("the registry's thread cannot be started: {0}")]
     Thread(std::io::Error),
+}
+
+/// A registry that was opened for writing.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) state: State,
+    /// Whether [`check`] has to follow before anything is written: so far the seal alone was checked.
+    pub(super) unchecked: bool,
+}
+
+/// Where the journal ends, and the sum over the certificates as of then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) head: Head,
+    pub(super) sum: Sum,
 }
 
 pub(super) fn create(
@@ -75,23 +99,54 @@ pub(super) fn create(
 }
 
 /// Opens for writing, and checks everything that a start must not take on trust.
+///
+/// A journal of more than [`FOLLOWED_FIRST`] entries is left to a [`check`] that follows, if the seal proves that the
+/// table of certificates is as it was left.
 pub(super) fn open(
     path: &Path,
     root: &Fingerprint,
-) -> Result<(Connection, TrustDomain, Head), RegistryFault> {
+    key: &SealKey,
+) -> Result<Opened, RegistryFault> {
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     configure(&connection)?;
+    migrate(&mut connection)?;
+    let trust_domain = check_owner(&connection, root)?;
+    let state = State {
+        head: end(&connection)?,
+        sum: sum(path, &connection, key)?,
+    };
+    let tag: Option<Vec<u8>> = meta(&connection, "seal")?;
+    let sealed = tag
+        .as_ref()
+        .map(|tag| key.verify(&state.sum, &state.head, tag));
+    let unchecked = sealed == Some(true) && state.head.seq > FOLLOWED_FIRST;
+    if !unchecked {
+        check(&connection)?;
+    }
+    // Looked at last: if the journal is whole, it says which certificate was altered.
+    if sealed == Some(false) {
+        return Err(RegistryFault::Contradiction(
+            "the seal of the certificates".into(),
+        ));
+    }
+    Ok(Opened {
+        connection,
+        trust_domain,
+        state,
+        unchecked,
+    })
+}
+
+/// The file itself, the journal from its first entry to its last, and the tables against what it says.
+pub(super) fn check(connection: &Connection) -> Result<(), RegistryFault> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(RegistryFault::Damaged(verdict));
     }
-    migrate(&mut connection)?;
-    let trust_domain = check_owner(&connection, root)?;
-    let head = verify(&connection)?;
-    Ok((connection, trust_domain, head))
+    follow(connection)?.compare(connection)
 }
 
 /// A connection that cannot write.
@@ -106,8 +161,43 @@ pub(super) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// Follows the journal from the first entry to the last, and compares the tables with what it says.
-fn verify(connection: &Connection) -> Result<Head, RegistryFault> {
+/// The journal's last entry, which must be the one whose hash is written down: without it, a chain that lost its
+/// newest entries would be whole.
+fn end(connection: &Connection) -> Result<Head, RegistryFault> {
+    let sql = format!(
+        "SELECT {} FROM journal ORDER BY seq DESC LIMIT 1",
+        values::ENTRY_COLUMNS
+    );
+    let last = connection
+        .query_row(&sql, [], values::entry)
+        .optional()?
+        .map_or(Head::START, |(entry, hash)| Head {
+            seq: entry.seq,
+            at: entry.at,
+            hash,
+        });
+    let written: Option<[u8; 32]> = meta(connection, "head")?;
+    if written.map_or(Head::START.hash, Fingerprint) != last.hash {
+        return Err(RegistryFault::Journal { after: last.seq });
+    }
+    Ok(last)
+}
+
+/// The sum over all certificates. Devices wait for it: two threads read one half each.
+fn sum(path: &Path, connection: &Connection, key: &SealKey) -> Result<Sum, rusqlite::Error> {
+    let middle = read::middle_of_certificates(connection)?;
+    std::thread::scope(|scope| {
+        let upper = scope.spawn(move || read::sum(&reader(path)?, middle..=i64::MAX, key));
+        let mut sum = read::sum(connection, i64::MIN..=middle.saturating_sub(1), key)?;
+        // The other half panics where this one would have.
+        let upper = upper.join().unwrap_or(Err(rusqlite::Error::InvalidQuery))?;
+        sum.join(&upper);
+        Ok(sum)
+    })
+}
+
+/// Follows the journal from the first entry to the last.
+fn follow(connection: &Connection) -> Result<Told, RegistryFault> {
     let sql = format!("SELECT {} FROM journal ORDER BY seq", values::ENTRY_COLUMNS);
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query([])?;
@@ -121,32 +211,41 @@ fn verify(connection: &Connection) -> Result<Head, RegistryFault> {
         head = head.advance(&entry, &hash).ok_or(journal)?;
         told.follow(&entry);
     }
-    // The newest entry's removal would leave a shorter chain that is whole; the head is written down too.
-    let written: Option<[u8; 32]> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'head'", [], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    if written.map_or(Head::START.hash, Fingerprint) != head.hash {
-        return Err(RegistryFault::Journal { after: head.seq });
-    }
-    told.compare(connection)?;
-    Ok(head)
+    Ok(told)
 }
 
 /// What the journal tells: the last word on every certificate, and on every device that there is one on.
 #[derive(Default)]
 struct Told {
-    certificates: HashMap<Index, (Status, Option<Fingerprint>)>,
+    certificates: HashMap<Index, Certificate>,
     standings: HashMap<String, Standing>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Certificate {
+    status: Status,
+    /// Where a suspended one returns to.
+    resume: Option<Status>,
+    sha256: Option<Fingerprint>,
 }
 
 impl Told {
     fn follow(&mut self, entry: &Entry) {
         if let (Some(index), Some(status)) = (entry.index, entry.status) {
-            let certificate = self.certificates.entry(index).or_insert((status, None));
-            certificate.0 = status;
-            certificate.1 = certificate.1.or(entry.certificate);
+            match self.certificates.entry(index) {
+                hash_map::Entry::Vacant(vacant) => {
+                    vacant.insert(Certificate {
+                        status,
+                        resume: None,
+                        sha256: entry.certificate,
+                    });
+                }
+                hash_map::Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    known.resume = (status == Status::Suspended).then_some(known.status);
+                    known.status = status;
+                }
+            }
         }
         let standing = match entry.action {
             Action::DeviceRevoked => Standing::Revoked,
@@ -160,11 +259,16 @@ impl Told {
 
     fn compare(&self, connection: &Connection) -> Result<(), RegistryFault> {
         let mut found = 0;
-        let mut statement = connection.prepare("SELECT idx, status, sha256 FROM certificate")?;
+        let mut statement =
+            connection.prepare("SELECT idx, status, resume_status, sha256 FROM certificate")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let index = values::index(row, 0)?;
-            let recorded = (values::status(row, 1)?, Some(values::fingerprint(row, 2)?));
+            let recorded = Certificate {
+                status: values::status(row, 1)?,
+                resume: values::optional(row, 2, values::status)?,
+                sha256: Some(values::fingerprint(row, 3)?),
+            };
             if self.certificates.get(&index) != Some(&recorded) {
                 return Err(RegistryFault::Contradiction(format!("certificate {index}")));
             }
@@ -219,24 +323,28 @@ fn migrate(connection: &mut Connection) -> Result<(), RegistryFault> {
 }
 
 fn check_owner(connection: &Connection, root: &Fingerprint) -> Result<TrustDomain, RegistryFault> {
-    let meta = |key: &str| -> Result<_, rusqlite::Error> {
-        connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
-                row.get::<_, rusqlite::types::Value>(0)
-            })
-            .optional()
-    };
-    let owner = meta("root")?;
-    if owner != Some(rusqlite::types::Value::Blob(root.0.to_vec())) {
+    let owner: Option<[u8; 32]> = meta(connection, "root")?;
+    if owner != Some(root.0) {
         return Err(RegistryFault::OtherCa);
     }
-    match meta("trust_domain")? {
-        Some(rusqlite::types::Value::Text(text)) => {
+    match meta::<String>(connection, "trust_domain")? {
+        Some(text) => {
             TrustDomain::parse(&text).map_err(|error| RegistryFault::Damaged(error.to_string()))
         }
-        _ => Err(RegistryFault::Damaged("it has no trust domain".into())),
+        None => Err(RegistryFault::Damaged("it has no trust domain".into())),
     }
 }
+
+fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, rusqlite::Error> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
+            row.get(0)
+        })
+        .optional()
+}
+
+/// Up to so many journal entries a start follows before anything else: it takes a fraction of a second.
+const FOLLOWED_FIRST: u64 = 50_000;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -251,9 +359,13 @@ mod tests {
         let domain = TrustDomain::parse("keybound.local").expect("legal");
         let root = Fingerprint([1; 32]);
         create(&path, &domain, &root).expect("created");
-        let (_, opened, head) = open(&path, &root).expect("opened");
-        assert_eq!((opened, head), (domain, Head::START));
-        let other = open(&path, &Fingerprint([2; 32])).map(|_| ());
+        let key = SealKey::derive(b"secret");
+        let opened = open(&path, &root, &key).expect("opened");
+        assert_eq!(
+            (opened.trust_domain, opened.state.head),
+            (domain, Head::START)
+        );
+        let other = open(&path, &Fingerprint([2; 32]), &key).map(|_| ());
         assert!(matches!(other, Err(RegistryFault::OtherCa)));
     }
 
@@ -268,7 +380,7 @@ mod tests {
         connection
             .pragma_update(None, "user_version", 99)
             .expect("written");
-        let newer = open(&path, &root).map(|_| ());
+        let newer = open(&path, &root, &SealKey::derive(b"secret")).map(|_| ());
         assert!(matches!(newer, Err(RegistryFault::Newer { found: 99, .. })));
     }
 }

@@ -1,16 +1,18 @@
 //! The one writer: takes what is waiting, applies it in one transaction, commits, and only then answers.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
 use identity::Fingerprint;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Unavailable;
 use super::apply::{Applying, Failure};
 use super::operation::{Outcome, Rejection, Request};
-use super::schema::{self, RegistryFault};
-use crate::pure::journal::Head;
+use super::schema::{self, Opened, RegistryFault, State};
+use super::{Check, Unavailable};
+use crate::pure::seal::SealKey;
 
 type Results = Vec<Result<Outcome, Rejection>>;
 
@@ -21,23 +23,35 @@ pub(super) struct Submission {
 }
 
 pub(super) fn spawn(
-    connection: Connection,
+    opened: Opened,
     path: PathBuf,
     root: Fingerprint,
-    head: Head,
+    key: SealKey,
     queue: mpsc::Receiver<Submission>,
     published: watch::Sender<u64>,
+    checked: watch::Sender<Check>,
 ) -> Result<(), RegistryFault> {
     let writer = Writer {
-        connection: Some(connection),
+        connection: Some(opened.connection),
         path,
         root,
-        head,
+        key,
+        state: opened.state,
         published,
     };
     std::thread::Builder::new()
         .name("registry".into())
-        .spawn(move || writer.run(queue))
+        .spawn(move || {
+            if opened.unchecked
+                && let Err(fault) = writer.check()
+            {
+                // Whoever waits in the queue, or comes later, is told that the registry cannot be used.
+                checked.send_replace(Check::Failed(Arc::new(fault)));
+                return;
+            }
+            checked.send_replace(Check::Passed);
+            writer.run(queue);
+        })
         .map(|_handle| ())
         .map_err(RegistryFault::Thread)
 }
@@ -47,12 +61,28 @@ struct Writer {
     connection: Option<Connection>,
     path: PathBuf,
     root: Fingerprint,
-    /// The end of the journal as of the last commit that is known to be durable.
-    head: Head,
+    key: SealKey,
+    /// As of the last commit that is known to be durable.
+    state: State,
     published: watch::Sender<u64>,
 }
 
 impl Writer {
+    /// Follows a long journal, while devices are served on the word of the seal.
+    fn check(&self) -> Result<(), RegistryFault> {
+        let entries = self.state.head.seq;
+        tracing::info!(
+            entries,
+            "checking the journal; nothing is issued or changed until it is done"
+        );
+        let began = Instant::now();
+        if let Some(connection) = &self.connection {
+            schema::check(connection)?;
+        }
+        tracing::info!(entries, took = ?began.elapsed(), "the journal is as it was written");
+        Ok(())
+    }
+
     fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
         while let Some(first) = queue.blocking_recv() {
             let mut group = vec![first];
@@ -66,7 +96,7 @@ impl Writer {
                 .unzip();
             match self.commit(requests) {
                 Ok(results) => {
-                    self.published.send_replace(self.head.seq);
+                    self.published.send_replace(self.state.head.seq);
                     for (reply, results) in replies.into_iter().zip(results) {
                         // Whoever asked may have gone; what was committed stays.
                         let _ = reply.send(Ok(results));
@@ -89,7 +119,7 @@ impl Writer {
             None => self.reopen()?,
         };
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut applying = Applying::new(&connection, self.head);
+        let mut applying = Applying::new(&connection, &self.key, self.state);
         let mut results = Vec::with_capacity(batches.len());
         for requests in batches {
             let mut batch = Vec::with_capacity(requests.len());
@@ -98,11 +128,11 @@ impl Writer {
             }
             results.push(batch);
         }
-        let head = applying.finish()?;
+        let state = applying.finish()?;
         fail::fail_point!("ca::before-commit");
         connection.execute_batch("COMMIT")?;
         fail::fail_point!("ca::after-commit");
-        self.head = head;
+        self.state = state;
         self.connection = Some(connection);
         Ok(results)
     }
@@ -110,13 +140,17 @@ impl Writer {
     /// After a failed commit the file is read anew and must hold the journal that was known to be durable,
     /// or that with the one group more whose commit was reported as failed.
     fn reopen(&mut self) -> Result<Connection, RegistryFault> {
-        let (connection, _, head) = schema::open(&self.path, &self.root)?;
-        if head.seq < self.head.seq {
-            return Err(RegistryFault::Journal { after: head.seq });
+        let opened = schema::open(&self.path, &self.root, &self.key)?;
+        if opened.unchecked {
+            schema::check(&opened.connection)?;
         }
-        tracing::warn!(seq = head.seq, "the registry was opened and checked again");
-        self.head = head;
-        Ok(connection)
+        let seq = opened.state.head.seq;
+        if seq < self.state.head.seq {
+            return Err(RegistryFault::Journal { after: seq });
+        }
+        tracing::warn!(seq, "the registry was opened and checked again");
+        self.state = opened.state;
+        Ok(opened.connection)
     }
 }
 
@@ -126,7 +160,7 @@ fn one(
     applying: &mut Applying<'_>,
     request: Request,
 ) -> Result<Result<Outcome, Rejection>, RegistryFault> {
-    let head = applying.head();
+    let state = applying.state();
     connection.execute_batch("SAVEPOINT request")?;
     match applying.apply(request) {
         Ok(outcome) => {
@@ -135,7 +169,7 @@ fn one(
         }
         Err(Failure::Rejected(rejection)) => {
             connection.execute_batch("ROLLBACK TO request; RELEASE request")?;
-            applying.rewind(head);
+            applying.rewind(state);
             Ok(Err(rejection))
         }
         Err(Failure::Database(error)) => Err(error.into()),

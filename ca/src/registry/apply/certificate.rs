@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use identity::feed::Sighting;
-use identity::{Index, Status, Timestamp};
+use identity::{Class, Index, Status, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::super::operation::{
@@ -14,6 +14,7 @@ use super::super::values::{self, integer};
 use super::{Applying, By, Failure};
 use crate::pure::enroll::{self, Decision};
 use crate::pure::journal::Action;
+use crate::pure::seal;
 
 impl Applying<'_> {
     pub(super) fn record(&mut self, by: &By, new: NewCertificate) -> Result<Outcome, Failure> {
@@ -48,15 +49,14 @@ impl Applying<'_> {
         )?;
         self.connection
             .prepare_cached(
-                "INSERT INTO certificate (idx, device, serial, der, sha256, tbs_sha256, key_sha256,
+                "INSERT INTO certificate (idx, device, serial, sha256, tbs_sha256, key_sha256,
                      not_before, not_after, status, issued_seq, changed_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 integer(new.index.0),
                 device,
                 new.serial.as_bytes(),
-                new.der,
                 new.certificate.0,
                 new.tbs.0,
                 new.key.0,
@@ -66,6 +66,21 @@ impl Applying<'_> {
                 integer(seq),
                 integer(by.now.0),
             ])?;
+        self.state.sum.add(
+            self.key,
+            &seal::Row {
+                index: new.index,
+                certificate: new.certificate,
+                tbs: new.tbs,
+                not_after: new.not_after,
+                status: Status::Pending,
+                class: Class::default(),
+                of_device: device.is_some(),
+            },
+        );
+        self.connection
+            .prepare_cached("INSERT INTO certificate_der (idx, der) VALUES (?1, ?2)")?
+            .execute(params![integer(new.index.0), new.der])?;
         if let (Owner::Device { requester, .. }, Some(number)) = (&new.owner, device) {
             self.connection
                 .prepare_cached(

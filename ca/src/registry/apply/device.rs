@@ -20,7 +20,7 @@ impl Applying<'_> {
         let (number, id, standing) = self
             .find(device)?
             .ok_or_else(|| Rejection::UnknownDevice(device.clone()))?;
-        let before = self.head.seq;
+        let before = self.state.head.seq;
         let certificates = match (change, standing) {
             (DeviceChange::Revoke, Standing::Revoked)
             | (DeviceChange::Suspend, Standing::Suspended)
@@ -74,7 +74,7 @@ impl Applying<'_> {
             }
         };
         Ok(Outcome::Changed(Change {
-            entries: (self.head.seq > before).then_some((before + 1, self.head.seq)),
+            entries: (self.state.head.seq > before).then_some((before + 1, self.state.head.seq)),
             certificates,
         }))
     }
@@ -135,7 +135,7 @@ impl Applying<'_> {
             .execute(params![number, values::standing_code(standing)])?;
         self.write(
             Entry {
-                seq: self.head.seq + 1,
+                seq: self.state.head.seq + 1,
                 at: by.at,
                 actor: by.actor.clone(),
                 action,

@@ -7,9 +7,12 @@ use identity::{DeviceId, Fingerprint, Index, Status, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::operation::{Operation, Outcome, Rejection, Request};
+use super::read;
+use super::schema::State;
 use super::values::{self, integer};
 use crate::pure::enroll::Standing;
 use crate::pure::journal::{Action, Entry, Head};
+use crate::pure::seal::SealKey;
 
 /// Why an operation did not go through.
 pub(super) enum Failure {
@@ -34,37 +37,42 @@ impl From<Rejection> for Failure {
 /// A transaction in progress.
 pub(super) struct Applying<'c> {
     connection: &'c Connection,
-    started_at: Head,
-    head: Head,
+    key: &'c SealKey,
+    started_at: State,
+    state: State,
 }
 
 impl<'c> Applying<'c> {
-    pub(super) fn new(connection: &'c Connection, head: Head) -> Self {
+    pub(super) fn new(connection: &'c Connection, key: &'c SealKey, state: State) -> Self {
         Self {
             connection,
-            started_at: head,
-            head,
+            key,
+            started_at: state,
+            state,
         }
     }
 
-    /// Where the journal ends as of the operations so far.
-    pub(super) fn head(&self) -> Head {
-        self.head
+    /// Where journal and sum are as of the operations so far.
+    pub(super) fn state(&self) -> State {
+        self.state
     }
 
-    /// Forgets the entries of an operation that was rolled back.
-    pub(super) fn rewind(&mut self, head: Head) {
-        self.head = head;
+    /// Forgets what an operation added that was rolled back.
+    pub(super) fn rewind(&mut self, state: State) {
+        self.state = state;
     }
 
-    /// Writes down the head, before the commit.
-    pub(super) fn finish(self) -> Result<Head, rusqlite::Error> {
-        if self.head != self.started_at {
+    /// Writes down the journal's end and the seal, before the commit.
+    pub(super) fn finish(self) -> Result<State, rusqlite::Error> {
+        let State { head, sum } = self.state;
+        if self.state != self.started_at {
             self.connection
-                .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('head', ?1)")?
-                .execute([self.head.hash.0])?;
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO meta (key, value) VALUES ('head', ?1), ('seal', ?2)",
+                )?
+                .execute([head.hash.0, self.key.tag(&sum, &head)])?;
         }
-        Ok(self.head)
+        Ok(self.state)
     }
 
     pub(super) fn apply(&mut self, request: Request) -> Result<Outcome, Failure> {
@@ -78,7 +86,7 @@ impl<'c> Applying<'c> {
             now,
             // The journal's time never runs backwards, whatever the system's clock does. Nothing is decided by
             // it: a clock that was once ahead must not make everything expire.
-            at: now.max(self.head.at),
+            at: now.max(self.state.head.at),
         };
         match operation {
             Operation::CreateToken {
@@ -173,6 +181,16 @@ impl<'c> Applying<'c> {
         status: Status,
         resume: Option<Status>,
     ) -> Result<(), Failure> {
+        let mut row = self
+            .connection
+            .prepare_cached(&format!(
+                "SELECT {} FROM certificate WHERE idx = ?1",
+                read::SEALED_COLUMNS
+            ))?
+            .query_row([integer(index.0)], read::sealed)?;
+        self.state.sum.remove(self.key, &row);
+        row.status = status;
+        self.state.sum.add(self.key, &row);
         self.connection
             .prepare_cached(
                 "UPDATE certificate SET status = ?2, resume_status = ?3, changed_at = ?4
@@ -206,7 +224,7 @@ impl<'c> Applying<'c> {
     ) -> Result<u64, rusqlite::Error> {
         self.write(
             Entry {
-                seq: self.head.seq + 1,
+                seq: self.state.head.seq + 1,
                 at: by.at,
                 actor: by.actor.clone(),
                 action,
@@ -222,7 +240,7 @@ impl<'c> Applying<'c> {
 
     /// Adds an entry and its hash to the journal.
     fn write(&mut self, entry: Entry, device: Option<i64>) -> Result<u64, rusqlite::Error> {
-        let hash = entry.hash(&self.head.hash);
+        let hash = entry.hash(&self.state.head.hash);
         self.connection
             .prepare_cached(
                 "INSERT INTO journal (seq, at, actor, action, subject, device, idx, status,
@@ -242,7 +260,7 @@ impl<'c> Applying<'c> {
                 entry.reason,
                 hash.0,
             ])?;
-        self.head = Head {
+        self.state.head = Head {
             seq: entry.seq,
             at: entry.at,
             hash,
