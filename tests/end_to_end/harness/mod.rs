@@ -68,6 +68,9 @@ impl Server {
 
     pub fn start_in(directory: tempfile::TempDir, setup: Setup) -> Self {
         let data = directory.path().join("data");
+        // A process that was killed leaves its file behind.
+        let file = data.join("addresses.json");
+        let _ = std::fs::remove_file(&file);
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let program = [
             setup.wrapper.as_slice(),
@@ -92,7 +95,6 @@ impl Server {
             child,
             addresses: Value::Null,
         };
-        let file = data.join("addresses.json");
         let started = Instant::now();
         while server.addresses.is_null() {
             let exited = server.child.try_wait().unwrap();
@@ -133,18 +135,6 @@ impl Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
-    }
-
-    /// Waits until the process has ended by itself.
-    pub fn ended(&mut self, limit: Duration) -> std::process::ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(started.elapsed() < limit, "it goes on:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 
     pub fn log(&self) -> String {
