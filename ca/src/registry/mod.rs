@@ -19,6 +19,7 @@ use identity::feed::Batch;
 use identity::{DeviceId, Fingerprint, Index, Serial, Timestamp, TrustDomain};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::writer::{Message, Place};
 use crate::pure::enroll::{Facts, Requester};
 use crate::pure::journal::Entry;
 use crate::pure::seal::SealKey;
@@ -33,7 +34,7 @@ pub use schema::RegistryFault;
 
 /// A handle on the registry. The writer thread ends when the last handle is gone.
 pub struct Registry {
-    submissions: mpsc::Sender<writer::Submission>,
+    messages: mpsc::Sender<Message>,
     head: watch::Receiver<u64>,
     checked: watch::Receiver<Check>,
     readers: Arc<Readers>,
@@ -74,10 +75,15 @@ impl Registry {
         let trust_domain = opened.trust_domain.clone();
         let (published, head) = watch::channel(opened.state.head.seq);
         let (check, checked) = watch::channel(Check::Running);
-        let (submissions, queue) = mpsc::channel(QUEUE_LENGTH);
-        writer::spawn(opened, path.to_owned(), *root, key, queue, published, check)?;
+        let (messages, queue) = mpsc::channel(QUEUE_LENGTH);
+        let place = Place {
+            path: path.to_owned(),
+            root: *root,
+            key,
+        };
+        writer::spawn(opened, place, &messages, queue, published, check)?;
         let registry = Self {
-            submissions,
+            messages,
             head,
             checked,
             readers: Arc::new(Readers {
@@ -94,15 +100,15 @@ impl Registry {
         requests: Vec<Request>,
     ) -> Result<Vec<Result<Outcome, Rejection>>, Unavailable> {
         let (reply, results) = oneshot::channel();
-        self.submissions
-            .send(writer::Submission { requests, reply })
+        self.messages
+            .send(Message::Submission { requests, reply })
             .await
             .map_err(|_| Unavailable)?;
         results.await.map_err(|_| Unavailable)?
     }
 
-    /// Waits until the whole journal was followed. Until then nothing is written; if it is not as it was written,
-    /// nothing is any more.
+    /// Waits until the whole journal was followed. Until then devices can be revoked and suspended, and what else is
+    /// asked waits; if it is not as it was written, nothing is done any more.
     pub async fn checked(&self) -> Result<(), Arc<RegistryFault>> {
         let mut check = self.checked.clone();
         let reached = check

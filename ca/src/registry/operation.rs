@@ -18,6 +18,19 @@ pub(crate) struct Request {
     pub(crate) operation: Operation,
 }
 
+impl Request {
+    /// Whether it can only stop devices.
+    pub(super) fn withdraws(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::ChangeDevice {
+                change: DeviceChange::Revoke | DeviceChange::Suspend,
+                ..
+            }
+        )
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// A one-time token for a device, which is registered if it is not yet.

@@ -1,6 +1,6 @@
 //! The one writer: takes what is waiting, applies it in one transaction, commits, and only then answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,98 +16,143 @@ use crate::pure::seal::SealKey;
 
 type Results = Vec<Result<Outcome, Rejection>>;
 
-/// A batch with the place for its answer.
-pub(super) struct Submission {
-    pub(super) requests: Vec<Request>,
-    pub(super) reply: oneshot::Sender<Result<Results, Unavailable>>,
+/// What the writer is told.
+pub(super) enum Message {
+    /// A batch with the place for its answer.
+    Submission {
+        requests: Vec<Request>,
+        reply: Reply,
+    },
+    /// How the check of a long journal ended.
+    Checked(Result<(), RegistryFault>),
 }
 
+type Reply = oneshot::Sender<Result<Results, Unavailable>>;
+
+/// Starts the writer, and the check of the journal where [`schema::open`] left it to be done.
 pub(super) fn spawn(
     opened: Opened,
-    path: PathBuf,
-    root: Fingerprint,
-    key: SealKey,
-    queue: mpsc::Receiver<Submission>,
+    place: Place,
+    messages: &mpsc::Sender<Message>,
+    queue: mpsc::Receiver<Message>,
     published: watch::Sender<u64>,
     checked: watch::Sender<Check>,
 ) -> Result<(), RegistryFault> {
+    let thread = |name: &str| std::thread::Builder::new().name(name.into());
+    let waiting = if opened.unchecked {
+        let (path, messages) = (place.path.clone(), messages.clone());
+        thread("registry-check")
+            .spawn(move || {
+                let result = check(&path);
+                // Without a writer nobody is left who could be misled.
+                let _ = messages.blocking_send(Message::Checked(result));
+            })
+            .map_err(RegistryFault::Thread)?;
+        Some(Vec::new())
+    } else {
+        checked.send_replace(Check::Passed);
+        None
+    };
     let writer = Writer {
         connection: Some(opened.connection),
-        path,
-        root,
-        key,
+        place,
         state: opened.state,
+        waiting,
         published,
+        checked,
     };
-    std::thread::Builder::new()
-        .name("registry".into())
-        .spawn(move || {
-            if opened.unchecked
-                && let Err(fault) = writer.check()
-            {
-                // Whoever waits in the queue, or comes later, is told that the registry cannot be used.
-                checked.send_replace(Check::Failed(Arc::new(fault)));
-                return;
-            }
-            checked.send_replace(Check::Passed);
-            writer.run(queue);
-        })
-        .map(|_handle| ())
-        .map_err(RegistryFault::Thread)
+    thread("registry")
+        .spawn(move || writer.run(queue))
+        .map_err(RegistryFault::Thread)?;
+    Ok(())
+}
+
+/// Follows a long journal, while devices are served on the word of the seal.
+fn check(path: &Path) -> Result<(), RegistryFault> {
+    tracing::info!(
+        "checking the journal; until that is done, nothing is done but to revoke and suspend"
+    );
+    let began = Instant::now();
+    let connection = schema::reader(path)?;
+    // All of it as of one moment: devices may be revoked meanwhile.
+    let transaction = connection.unchecked_transaction()?;
+    schema::check(&transaction)?;
+    tracing::info!(took = ?began.elapsed(), "the journal is as it was written");
+    Ok(())
+}
+
+/// Where the registry is, and what proves that it is this CA's.
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    pub(super) root: Fingerprint,
+    pub(super) key: SealKey,
 }
 
 struct Writer {
     /// `None` after a failed commit: what is on the disk is not known until it is read again.
     connection: Option<Connection>,
-    path: PathBuf,
-    root: Fingerprint,
-    key: SealKey,
+    place: Place,
     /// As of the last commit that is known to be durable.
     state: State,
+    /// What has to wait for the end of the check; `None` after it.
+    waiting: Option<Vec<(Vec<Request>, Reply)>>,
     published: watch::Sender<u64>,
+    checked: watch::Sender<Check>,
 }
 
 impl Writer {
-    /// Follows a long journal, while devices are served on the word of the seal.
-    fn check(&self) -> Result<(), RegistryFault> {
-        let entries = self.state.head.seq;
-        tracing::info!(
-            entries,
-            "checking the journal; nothing is issued or changed until it is done"
-        );
-        let began = Instant::now();
-        if let Some(connection) = &self.connection {
-            schema::check(connection)?;
+    fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        while let Some(message) = queue.blocking_recv() {
+            let mut group = match message {
+                Message::Submission { requests, reply } => vec![(requests, reply)],
+                Message::Checked(Ok(())) => {
+                    self.checked.send_replace(Check::Passed);
+                    self.waiting.take().unwrap_or_default()
+                }
+                Message::Checked(Err(fault)) => {
+                    // Whoever waits, or comes later, is told that the registry cannot be used.
+                    self.checked.send_replace(Check::Failed(Arc::new(fault)));
+                    return;
+                }
+            };
+            if let Some(waiting) = &mut self.waiting {
+                // Revoking cannot wait, and can do no harm: every certificate's status is sealed.
+                let (now, later): (Vec<_>, Vec<_>) = group
+                    .into_iter()
+                    .partition(|(requests, _)| requests.iter().all(Request::withdraws));
+                let room = super::QUEUE_LENGTH.saturating_sub(waiting.len());
+                // Those for whom there is no room are told by the end of their reply's channel.
+                waiting.extend(later.into_iter().take(room));
+                group = now;
+            } else {
+                while group.iter().map(|(r, _)| r.len()).sum::<usize>() < LARGEST_GROUP {
+                    let Ok(Message::Submission { requests, reply }) = queue.try_recv() else {
+                        break;
+                    };
+                    group.push((requests, reply));
+                }
+            }
+            if !group.is_empty() {
+                self.answer(group);
+            }
         }
-        tracing::info!(entries, took = ?began.elapsed(), "the journal is as it was written");
-        Ok(())
     }
 
-    fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut group = vec![first];
-            while group.iter().map(|s| s.requests.len()).sum::<usize>() < LARGEST_GROUP {
-                let Ok(next) = queue.try_recv() else { break };
-                group.push(next);
-            }
-            let (replies, requests): (Vec<_>, Vec<_>) = group
-                .into_iter()
-                .map(|submission| (submission.reply, submission.requests))
-                .unzip();
-            match self.commit(requests) {
-                Ok(results) => {
-                    self.published.send_replace(self.state.head.seq);
-                    for (reply, results) in replies.into_iter().zip(results) {
-                        // Whoever asked may have gone; what was committed stays.
-                        let _ = reply.send(Ok(results));
-                    }
+    fn answer(&mut self, group: Vec<(Vec<Request>, Reply)>) {
+        let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        match self.commit(requests) {
+            Ok(results) => {
+                self.published.send_replace(self.state.head.seq);
+                for (reply, results) in replies.into_iter().zip(results) {
+                    // Whoever asked may have gone; what was committed stays.
+                    let _ = reply.send(Ok(results));
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the registry cannot be written; nothing is issued or changed");
-                    self.connection = None;
-                    for reply in replies {
-                        let _ = reply.send(Err(Unavailable));
-                    }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the registry cannot be written; nothing is issued or changed");
+                self.connection = None;
+                for reply in replies {
+                    let _ = reply.send(Err(Unavailable));
                 }
             }
         }
@@ -119,7 +164,7 @@ impl Writer {
             None => self.reopen()?,
         };
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut applying = Applying::new(&connection, &self.key, self.state);
+        let mut applying = Applying::new(&connection, &self.place.key, self.state);
         let mut results = Vec::with_capacity(batches.len());
         for requests in batches {
             let mut batch = Vec::with_capacity(requests.len());
@@ -140,7 +185,8 @@ impl Writer {
     /// After a failed commit the file is read anew and must hold the journal that was known to be durable,
     /// or that with the one group more whose commit was reported as failed.
     fn reopen(&mut self) -> Result<Connection, RegistryFault> {
-        let opened = schema::open(&self.path, &self.root, &self.key)?;
+        let Place { path, root, key } = &self.place;
+        let opened = schema::open(path, root, key)?;
         if opened.unchecked {
             schema::check(&opened.connection)?;
         }
