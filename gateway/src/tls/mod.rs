@@ -16,7 +16,10 @@ use identity::chain::Anchors;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CertificateError, DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CertificateError, DistinguishedName, Error, InvalidMessage, ServerConfig,
+    SupportedProtocolVersion,
+};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
@@ -26,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use self::handshakes::Handshakes;
 pub use self::server_certificate::{ServerCertificate, ServerCertificateFault};
-use self::verifier::Verifier;
+use self::verifier::{Presented, Verifier};
 
 /// What a listener asks of handshakes.
 #[derive(Debug)]
@@ -183,8 +186,12 @@ pub enum HandshakeFault {
     UnknownIssuer,
     /// The certificate bears an anchor's name and not its signature.
     BadSignature,
-    /// The certificate cannot be read.
+    /// The client did not prove that it holds the certificate's key.
+    KeyNotProven,
+    /// The certificate cannot be read, or no client may present one of its sort.
     BadCertificate,
+    /// More or larger certificates than any device has.
+    CertificatesTooLarge,
     /// It names an identity of a kind that does not belong here.
     KindNotAccepted,
     /// The client did not like the server's certificate or offer.
@@ -197,7 +204,7 @@ pub enum HandshakeFault {
 
 impl HandshakeFault {
     /// Every fault, in the order of their declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
         Self::Displaced,
         Self::Closed,
@@ -205,7 +212,9 @@ impl HandshakeFault {
         Self::CertificateRequired,
         Self::UnknownIssuer,
         Self::BadSignature,
+        Self::KeyNotProven,
         Self::BadCertificate,
+        Self::CertificatesTooLarge,
         Self::KindNotAccepted,
         Self::ClientAlert,
         Self::Incompatible,
@@ -222,7 +231,9 @@ impl HandshakeFault {
             Self::CertificateRequired => "certificate-required",
             Self::UnknownIssuer => "unknown-issuer",
             Self::BadSignature => "bad-signature",
+            Self::KeyNotProven => "key-not-proven",
             Self::BadCertificate => "bad-certificate",
+            Self::CertificatesTooLarge => "certificates-too-large",
             Self::KindNotAccepted => "kind-not-accepted",
             Self::ClientAlert => "client-alert",
             Self::Incompatible => "tls-incompatible",
@@ -250,8 +261,14 @@ impl HandshakeFault {
             Self::BadSignature => {
                 "The certificate bears our CA's name but not its signature. Somebody made it up."
             }
+            Self::KeyNotProven => {
+                "The client did not prove that it holds the certificate's key. It has the wrong key, or somebody uses a certificate that is not theirs."
+            }
             Self::BadCertificate => {
-                "The client's certificate cannot be read. Enroll the device again."
+                "The client's certificate cannot be read, or is none that a client may have. Enroll the device again."
+            }
+            Self::CertificatesTooLarge => {
+                "The client sent more or larger certificates than any device has. Let it send the device's certificate alone."
             }
             Self::KindNotAccepted => {
                 "The certificate is no device's. Use a certificate made for this listener."
@@ -271,14 +288,29 @@ impl HandshakeFault {
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<Error>())
         else {
-            return Self::Closed;
+            // A message that outgrew the library's buffer is no error of its own type.
+            return if error.kind() == io::ErrorKind::InvalidData {
+                Self::Protocol
+            } else {
+                Self::Closed
+            };
         };
         if let Error::InvalidCertificate(error) = error {
             return Self::from_certificate(error);
         }
         if matches!(error, Error::NoCertificatesPresented) {
             Self::CertificateRequired
-        } else if matches!(error, Error::InvalidMessage(_)) {
+        } else if matches!(
+            error,
+            Error::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge)
+        ) {
+            Self::CertificatesTooLarge
+        } else if matches!(
+            error,
+            Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion
+            )
+        ) {
             Self::NotTls
         } else if matches!(error, Error::AlertReceived(_)) {
             Self::ClientAlert
@@ -293,12 +325,23 @@ impl HandshakeFault {
     }
 
     fn from_certificate(error: &CertificateError) -> Self {
-        if *error == CertificateError::ApplicationVerificationFailure {
+        if let Some(presented) = Presented::from_error(error) {
+            match presented {
+                Presented::Forged => Self::BadSignature,
+                Presented::TooLarge => Self::CertificatesTooLarge,
+            }
+        } else if *error == CertificateError::ApplicationVerificationFailure {
             Self::KindNotAccepted
         } else if *error == CertificateError::UnknownIssuer {
             Self::UnknownIssuer
-        } else if *error == CertificateError::BadSignature {
-            Self::BadSignature
+        } else if matches!(
+            error,
+            CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+        ) {
+            // That of the handshake: one in the chain is `Presented::Forged`.
+            Self::KeyNotProven
         } else {
             Self::BadCertificate
         }

@@ -11,7 +11,9 @@ use identity::{Kind, Timestamp};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 /// Verifies the certificates of clients against the anchors of one listener.
@@ -39,6 +41,13 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        // Before anything is parsed: whoever pays for reading these is not known yet.
+        let length = |certificates: &[CertificateDer<'_>]| -> usize {
+            certificates.iter().map(|one| one.len()).sum()
+        };
+        if end_entity.len() > MAX_LEAF_LENGTH || length(intermediates) > MAX_OTHERS_LENGTH {
+            return Err(Error::InvalidCertificate(Presented::TooLarge.into()));
+        }
         self.anchors
             .verify(end_entity, intermediates, Timestamp(now.as_secs()))
             .map_err(|error| Error::InvalidCertificate(certificate_error(error)))?;
@@ -82,17 +91,59 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// What is wrong with the presented certificates where the library's errors do not tell it apart: a bad signature
+/// in the chain is another thing than a bad signature of the handshake. The alert is `certificate_unknown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Presented {
+    /// One bears an issuer's name and not its signature.
+    #[error("a certificate does not bear its issuer's signature")]
+    Forged,
+    /// More, or longer, than any device has.
+    #[error("the certificates are too many or too long")]
+    TooLarge,
+}
+
+impl Presented {
+    pub(super) fn from_error(error: &CertificateError) -> Option<Self> {
+        if let CertificateError::Other(OtherError(inner)) = error {
+            inner.downcast_ref().copied()
+        } else {
+            None
+        }
+    }
+}
+
+impl From<Presented> for CertificateError {
+    fn from(presented: Presented) -> Self {
+        Self::Other(OtherError(Arc::new(presented)))
+    }
+}
+
+/// A device's certificate has less than 1 KiB; this leaves room for large RSA keys.
+const MAX_LEAF_LENGTH: usize = 4 * 1024;
+/// Of the others together: some devices send the issuing CA and the root, too.
+const MAX_OTHERS_LENGTH: usize = 12 * 1024;
+
 /// The alert that says as much as a stranger may know.
 fn certificate_error(error: ChainError) -> CertificateError {
     match error {
         ChainError::Leaf(_) | ChainError::EmptyValidity => CertificateError::BadEncoding,
-        ChainError::TooLong { .. } => CertificateError::UnknownIssuer,
+        ChainError::TooLong { .. } => Presented::TooLarge.into(),
         ChainError::NotVouchedFor(webpki_error) => {
             if webpki_error == webpki::Error::InvalidSignatureForPublicKey {
-                CertificateError::BadSignature
+                Presented::Forged.into()
+            } else if webpki_error == webpki::Error::CaUsedAsEndEntity {
+                CertificateError::InvalidPurpose
             } else if matches!(
                 webpki_error,
-                webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_)
+                webpki::Error::BadDer
+                    | webpki::Error::BadDerTime
+                    | webpki::Error::TrailingData(_)
+                    | webpki::Error::EmptyEkuExtension
+                    | webpki::Error::ExtensionValueInvalid
+                    | webpki::Error::MalformedExtensions
+                    | webpki::Error::InvalidSerialNumber
+                    | webpki::Error::UnsupportedCertVersion
             ) {
                 CertificateError::BadEncoding
             } else if webpki_error == webpki::Error::UnsupportedCriticalExtension {

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::Resumption;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
+use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, ClientConfig, ConfigBuilder, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,24 +28,91 @@ pub(crate) struct Client {
 }
 
 pub(crate) fn config(rig: &Rig, device: Option<&Identity>, alpn: &str) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(rig.authority.certificate.clone())
-        .expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .with_root_certificates(roots);
-    let mut config = match device {
-        Some(device) => builder
-            .with_client_auth_cert(vec![device.certificate.clone()], device.key())
-            .expect("a certificate"),
+    let chain = device.map(|device| (vec![device.certificate.clone()], device.key()));
+    config_of_chain(rig, chain, alpn)
+}
+
+/// Presents a chain of certificates, the client's own first.
+pub(crate) fn config_of_chain(
+    rig: &Rig,
+    chain: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    alpn: &str,
+) -> ClientConfig {
+    let builder = builder(rig);
+    let mut config = match chain {
+        Some((chain, key)) => {
+            let key = any_supported_type(&key).expect("a key");
+            builder.with_client_cert_resolver(Arc::new(Unchecked(CertifiedKey::new(chain, key))))
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     config.resumption = Resumption::in_memory_sessions(8);
     config
+}
+
+/// Presents what no library would let pass, whatever the server asks for.
+#[derive(Debug)]
+pub(crate) struct Unchecked(pub(crate) CertifiedKey);
+
+impl ResolvesClientCert for Unchecked {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::new(self.0.clone()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// TLS 1.3, and the rig's CA as the only root.
+pub(crate) fn builder(rig: &Rig) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(rig.authority.certificate.clone())
+        .expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+}
+
+/// What a request over a new connection came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The handshake was refused, with this alert. In TLS 1.3 the client learns of it only when it reads.
+    Alert(AlertDescription),
+    /// The connection ended without a word.
+    Closed,
+    /// Status, and the code if the gateway refused.
+    Answer(u16, Option<String>),
+}
+
+/// Connects, sends one HTTP/1.1 request and reads until the end.
+pub(crate) async fn verdict(rig: &Rig, config: ClientConfig) -> Verdict {
+    let asked = async {
+        let mut tls = handshake(rig, config, "api.test").await?;
+        let request = b"GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n";
+        // It may have been refused already.
+        let _ = tls.write_all(request).await;
+        let mut answer = Vec::new();
+        tls.read_to_end(&mut answer).await.map(|_| answer)
+    };
+    match asked.await {
+        Ok(answer) => {
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            let status = answer[9..12].parse().expect("a status");
+            let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+            let problem = serde_json::from_str(body).ok();
+            Verdict::Answer(status, problem.map(|one: identity::Problem| one.code))
+        }
+        Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(alert)) => Verdict::Alert(*alert),
+            Some(other) => panic!("{other:?}"),
+            None => Verdict::Closed,
+        },
+    }
 }
 
 pub(crate) async fn handshake(

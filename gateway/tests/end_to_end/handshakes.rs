@@ -55,7 +55,7 @@ async fn strangers_get_the_alert() {
     let forged = pretender.device("a", 1);
     assert_eq!(
         alert(&rig, Some(&forged)).await,
-        AlertDescription::DecryptError
+        AlertDescription::CertificateUnknown
     );
     assert_eq!(
         rig.next_outcome().await,
@@ -67,7 +67,7 @@ async fn strangers_get_the_alert() {
     });
     assert_eq!(
         alert(&rig, Some(&expired)).await,
-        AlertDescription::DecryptError
+        AlertDescription::CertificateUnknown
     );
     assert_eq!(
         rig.next_outcome().await,
