@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     Framing(Violation),
     /// Its body stopped arriving.
     BodyStalled,
+    /// Its body ended too soon, or cannot be read.
+    BodyBroken,
     /// Its connection was cut while it was under way.
     Cut,
     /// The upstream did not answer it.
@@ -117,6 +119,7 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             | Violation::ChunkSize
             | Violation::ChunkExtension
             | Violation::ChunkEnd
+            | Violation::Trailer
             | Violation::TrailersTooLong
             | Violation::UpgradeWithBody
             | Violation::EarlyBytes),
@@ -126,6 +129,13 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             ERROR,
             "Malformed request",
             format!("{}. Correct the client; RFC 9112 has the rules.", capital(violation)),
+        ),
+        Refusal::BodyBroken => (
+            S::BAD_REQUEST,
+            Code::MalformedRequest,
+            ERROR,
+            "Malformed request",
+            "The request's body ended before its end, or has more than 16 KiB of chunk extensions or 100 trailers. Correct the client; RFC 9112 has the rules.".to_owned(),
         ),
         Refusal::Cut => (
             S::FORBIDDEN,
@@ -295,7 +305,11 @@ fn upstream(fault: UpstreamFault) -> (StatusCode, Code, &'static str, &'static s
 /// Whether the connection should end after the refusal, where it serves one request at a time.
 pub(crate) fn closes(refusal: Refusal) -> bool {
     match refusal {
-        Refusal::Framing(_) | Refusal::BodyStalled | Refusal::Cut | Refusal::Panic => true,
+        Refusal::Framing(_)
+        | Refusal::BodyStalled
+        | Refusal::BodyBroken
+        | Refusal::Cut
+        | Refusal::Panic => true,
         Refusal::Denied(_) | Refusal::Head(_) | Refusal::Header(_) | Refusal::Upstream(_) => false,
     }
 }

@@ -12,7 +12,8 @@ pub(super) enum Chunked {
     DataCarriageReturn,
     DataLineFeed,
     TrailerStart { length: u16 },
-    Trailer { length: u16 },
+    TrailerName { length: u16 },
+    TrailerValue { length: u16 },
     TrailerLineFeed { length: u16 },
     LastLineFeed,
 }
@@ -55,12 +56,26 @@ impl Chunked {
             Self::TrailerStart { .. } if matches!(byte, b' ' | b'\t') => {
                 return Err(Violation::FoldedLine);
             }
-            Self::TrailerStart { length } | Self::Trailer { length } => match byte {
-                _ if usize::from(length) >= MAX_HEAD => return Err(Violation::TrailersTooLong),
-                b'\r' => Self::TrailerLineFeed { length: length + 1 },
+            Self::TrailerStart { length }
+            | Self::TrailerName { length }
+            | Self::TrailerValue { length }
+                if usize::from(length) >= MAX_TRAILERS =>
+            {
+                return Err(Violation::TrailersTooLong);
+            }
+            Self::TrailerStart { length } | Self::TrailerName { length } => match byte {
+                b':' if matches!(self, Self::TrailerName { .. }) => {
+                    Self::TrailerValue { length: length + 1 }
+                }
+                _ if is_token(byte) => Self::TrailerName { length: length + 1 },
+                _ => return Err(Violation::Trailer),
+            },
+            Self::TrailerValue { length } => match byte {
+                b'\r' => Self::TrailerLineFeed { length: length + 2 },
+                b'\t' | b' '..=b'~' | 0x80.. => Self::TrailerValue { length: length + 1 },
                 b'\n' => return Err(Violation::BareLineFeed),
                 0 => return Err(Violation::Nul),
-                _ => Self::Trailer { length: length + 1 },
+                _ => return Err(Violation::Trailer),
             },
             Self::TrailerLineFeed { length } if byte == b'\n' => Self::TrailerStart { length },
             Self::LastLineFeed if byte == b'\n' => return Ok(None),
@@ -72,6 +87,13 @@ impl Chunked {
     }
 }
 
+/// The characters of header names (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Together with the empty line after them, the trailers are no longer than a head.
+const MAX_TRAILERS: usize = MAX_HEAD - 4;
 const MAX_CHUNK_EXTENSION: u16 = 256;
 /// A digit less than would fit, so that no sum of sizes overflows.
 const MAX_CHUNK_SIZE_DIGITS: u8 = 15;

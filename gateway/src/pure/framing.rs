@@ -135,6 +135,9 @@ pub(crate) enum Violation {
     /// A chunk is longer than its size.
     #[error("a chunk does not end where its size says")]
     ChunkEnd,
+    /// A trailer is not a name, a colon and a value.
+    #[error("a trailer is not a name, a colon and a value")]
+    Trailer,
     /// The trailers are longer than 16 KiB.
     #[error("the trailers are longer than 16 KiB")]
     TrailersTooLong,
@@ -259,10 +262,7 @@ fn check_head(head: &[u8]) -> Result<State, Violation> {
     else {
         return Err(Violation::Malformed);
     };
-    if !target
-        .bytes()
-        .all(|b| (0x21..0x7f).contains(&b) && b != b'#')
-    {
+    if !is_target(target) {
         return Err(Violation::Target);
     }
     let mut length = None;
@@ -313,6 +313,19 @@ fn check_head(head: &[u8]) -> Result<State, Violation> {
         };
     }
     Ok(body)
+}
+
+/// Whether nobody behind the watcher will find fault with a target. The HTTP implementation refuses what it
+/// cannot parse without a word to anybody but the peer.
+fn is_target(target: &str) -> bool {
+    if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return false;
+    }
+    if !target.starts_with('/') {
+        return target.parse::<http::Uri>().is_ok();
+    }
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    !path.contains(['<', '>', '`']) && !query.contains(['<', '>', '"'])
 }
 
 /// Digits only: no sign, no list, no white space inside, nothing that overflows.

@@ -242,6 +242,29 @@ fn heads() {
     );
 }
 
+/// What the watcher lets pass, the HTTP implementation takes.
+#[test]
+fn targets() {
+    for byte in 0x21..0x7f_u8 {
+        for before in [
+            "/",
+            "/?",
+            "/a?b=",
+            "",
+            "a",
+            "https://a/",
+            "https://a?",
+            "https://a",
+        ] {
+            let target = format!("{before}{}", char::from(byte));
+            let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let is_target = byte != b'#' && target.parse::<http::Uri>().is_ok();
+            let expected = (!is_target).then_some(Violation::Target);
+            assert_eq!(judge(request.as_bytes()).1, expected, "{target}");
+        }
+    }
+}
+
 fn chunks(body: &[u8], violation: Violation) {
     let head = with("Transfer-Encoding: chunked\r\n");
     let input = [head.as_bytes(), body].concat();
@@ -297,6 +320,21 @@ fn chunked_bodies() {
     chunks(b"0\r\n A: b\r\n\r\n", Violation::FoldedLine);
     chunks(b"0\r\nA: b\r\n c\r\n\r\n", Violation::FoldedLine);
     chunks(b"0\r\n\rX", Violation::BareCarriageReturn);
+    for trailer in [
+        "A",
+        ": b",
+        "A : b",
+        "A b: c",
+        "A@b: c",
+        "A\u{e4}: b",
+        "A: \u{1}",
+        "A: \u{7f}",
+    ] {
+        chunks(
+            format!("0\r\n{trailer}\r\n\r\n").as_bytes(),
+            Violation::Trailer,
+        );
+    }
 }
 
 #[test]

@@ -46,25 +46,27 @@ pub(crate) fn normal_host(host: &HeaderValue) -> Result<Host<'_>, HeadFault> {
     Host::from_authority(text).map_err(HeadFault::Host)
 }
 
-/// Whether an HTTP/1.1 request asks for a WebSocket (RFC 6455, section 4.1), the only tunnel there is.
+/// Whether an HTTP/1.1 request asks for a WebSocket (RFC 6455, section 4.1), the only tunnel there is;
+/// maybe among other protocols, of which it is the one that is passed on.
 pub(crate) fn is_websocket<'a>(
     method: &str,
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> bool {
-    let mut protocols = 0;
+    let lists = |value: &[u8], token: &[u8]| {
+        value
+            .split(|byte| *byte == b',')
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+    };
     let mut websocket = false;
     let mut upgrade = false;
     for (name, value) in fields {
         if name.eq_ignore_ascii_case("upgrade") {
-            protocols += 1;
-            websocket = value.eq_ignore_ascii_case(b"websocket");
+            websocket |= lists(value, b"websocket");
         } else if name.eq_ignore_ascii_case("connection") {
-            upgrade |= value
-                .split(|byte| *byte == b',')
-                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+            upgrade |= lists(value, b"upgrade");
         }
     }
-    method == "GET" && protocols == 1 && websocket && upgrade
+    method == "GET" && websocket && upgrade
 }
 
 /// Why a head is refused.
@@ -151,11 +153,12 @@ mod tests {
         check("GET", &[upgrade, ("upgrade", "WebSocket")], true);
         check("POST", &[upgrade, ("upgrade", "websocket")], false);
         check("GET", &[upgrade, ("upgrade", "h2c")], false);
-        check("GET", &[upgrade, ("upgrade", "websocket, h2c")], false);
+        check("GET", &[upgrade, ("upgrade", "websocket/13")], false);
+        check("GET", &[upgrade, ("upgrade", "h2c ,WebSocket")], true);
         check(
             "GET",
-            &[upgrade, ("upgrade", "websocket"), ("upgrade", "websocket")],
-            false,
+            &[upgrade, ("upgrade", "websocket"), ("upgrade", "h2c")],
+            true,
         );
         check(
             "GET",

@@ -24,6 +24,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Upload {
     last_moved: Cell<Instant>,
     waits_for_peer: Cell<bool>,
+    broken: Cell<bool>,
     fault: Cell<Option<HeaderFault>>,
 }
 
@@ -32,6 +33,7 @@ impl Upload {
         Rc::new(Self {
             last_moved: Cell::new(Instant::now()),
             waits_for_peer: Cell::new(false),
+            broken: Cell::new(false),
             fault: Cell::new(None),
         })
     }
@@ -47,6 +49,11 @@ impl Upload {
     /// Whether the upstream would take more of the body, and the peer sends none.
     pub(super) fn waits_for_peer(&self) -> bool {
         self.waits_for_peer.get()
+    }
+
+    /// Whether the peer's end of the body failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// What was wrong with the trailers.
@@ -102,7 +109,10 @@ impl Body for RequestBody {
         self.upload.moved();
         Poll::Ready(match frame {
             None => None,
-            Some(Err(error)) => Some(Err(error.into())),
+            Some(Err(error)) => {
+                self.upload.broken.set(true);
+                Some(Err(error.into()))
+            }
             Some(Ok(frame)) => Some(clean_frame(frame, |trailers| {
                 clean_request_trailers(trailers).inspect_err(|fault| {
                     self.upload.fault.set(Some(*fault));

@@ -121,8 +121,11 @@ fn explain(handle: &Handle, upload: &Upload, fault: UpstreamFault) -> Refusal {
         Refusal::Cut
     } else if let Some(fault) = upload.fault() {
         Refusal::Header(fault)
-    } else if let Some(violation) = handle.violation() {
-        Refusal::Framing(violation)
+    } else if upload.is_broken() {
+        // The violation that was seen may also be that of a request behind this one, hence only now.
+        handle
+            .violation()
+            .map_or(Refusal::BodyBroken, Refusal::Framing)
     } else {
         Refusal::Upstream(fault)
     }

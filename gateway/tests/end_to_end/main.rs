@@ -3,6 +3,7 @@
 mod authority;
 mod client;
 mod connections_end;
+mod echo;
 mod framing_is_strict;
 mod hand_made_tls;
 mod handshakes;
@@ -13,5 +14,15 @@ mod presented_chains_are_bounded;
 mod requests_are_identified;
 mod rig;
 mod server_names_select_the_policy;
+/// The list itself, so that a test cannot fall behind it.
+#[path = "../../src/pure/identity_names.rs"]
+mod identity_names;
+mod odd_framing;
+mod odd_parts;
+mod random;
+mod requests_are_identified;
+mod rig;
+mod session;
+mod strict;
 mod upstream;
 mod upstreams_fail;

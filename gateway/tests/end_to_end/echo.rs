@@ -1,0 +1,165 @@
+//! An upstream that reads by the strict reader alone, and answers each request with what it was.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::identity_names::{Name, judge};
+use crate::strict::{Message, Reading, read};
+
+#[derive(Clone)]
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What arrived.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Request(Box<Message>),
+    /// Bytes that are no request, with what the reader says of them.
+    Malformed(&'static str, Vec<u8>),
+    /// The stream ended within a request.
+    Partial,
+}
+
+impl Echo {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let echo = Self {
+            address: listener.local_addr().expect("bound"),
+            log: Arc::default(),
+        };
+        let accepting = echo.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let serving = accepting.clone();
+                tokio::spawn(async move { serving.serve(tcp).await });
+            }
+        });
+        echo
+    }
+
+    /// What arrived since the last call.
+    pub(crate) fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, event: Event) {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
+    }
+
+    async fn serve(&self, mut tcp: TcpStream) {
+        let mut buffer = Vec::new();
+        loop {
+            match read(&buffer) {
+                Reading::Request(message, used) => {
+                    let early = buffer.len() > used;
+                    let answer = answer(&message);
+                    let wait = message.target.contains("slow");
+                    self.note(Event::Request(message));
+                    if early {
+                        // The gateway never sends a request before the answer to the one before it.
+                        return self.note(Event::Malformed("more than one request", buffer));
+                    }
+                    buffer.drain(..used);
+                    if wait {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    if tcp.write_all(&answer).await.is_err() {
+                        return;
+                    }
+                }
+                Reading::Malformed(why) => return self.note(Event::Malformed(why, buffer)),
+                Reading::Incomplete => match tcp.read_buf(&mut buffer).await {
+                    Ok(0) | Err(_) => {
+                        if !buffer.is_empty() {
+                            self.note(Event::Partial);
+                        }
+                        return;
+                    }
+                    Ok(_) => {}
+                },
+            }
+        }
+    }
+}
+
+/// An answer of the kind that the target asks for, which says what it answers: method, target, device.
+fn answer(message: &Message) -> Vec<u8> {
+    let device = message
+        .values("x-device-id")
+        .iter()
+        .map(|value| String::from_utf8_lossy(value).into_owned())
+        .collect::<Vec<_>>()
+        .join("+");
+    let mark = format!("{} {} {device}", message.method, message.target);
+    let head = message.method == "HEAD";
+    let target = message.target.as_str();
+    let text = if target.contains("no-content") {
+        format!("HTTP/1.1 204 No Content\r\nx-mark: {mark}\r\n\r\n")
+    } else if target.contains("not-modified") {
+        format!("HTTP/1.1 304 Not Modified\r\nx-mark: {mark}\r\ncontent-length: 1000\r\n\r\n")
+    } else if target.contains("chunks") && !head {
+        let (first, second) = mark.split_at(mark.len() / 2);
+        format!(
+            "HTTP/1.1 200 OK\r\nx-mark: {mark}\r\ntransfer-encoding: chunked\r\n\r\n\
+             {:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+            first.len(),
+            second.len()
+        )
+    } else {
+        let body = if head { "" } else { mark.as_str() };
+        let length = mark.len();
+        format!("HTTP/1.1 200 OK\r\nx-mark: {mark}\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    text.into_bytes()
+}
+
+/// Asserts that of all headers by which an upstream learns who calls, the request has just the gateway's,
+/// each once.
+pub(crate) fn assert_identified(message: &Message, device: &str, context: &str) {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in &message.fields {
+        let folded = fold(name);
+        if judge(&folded) != Name::Ordinary || judge(&name.to_ascii_lowercase()) != Name::Ordinary {
+            let value = String::from_utf8_lossy(value).into_owned();
+            found.entry(folded).or_default().push(value);
+        }
+    }
+    let forged = |(name, _): &&(String, Vec<u8>)| judge(&fold(name)) != Name::Ordinary;
+    let trailer = message.trailers.iter().find(forged);
+    assert!(trailer.is_none(), "{trailer:?} in {message:?} of {context}");
+    let request_id = found.remove("x-request-id").unwrap_or_default();
+    assert_eq!(
+        request_id.len(),
+        1,
+        "request ids in {message:?} of {context}"
+    );
+    assert!(
+        request_id[0].len() == 32 && request_id[0].bytes().all(|b| b.is_ascii_hexdigit()),
+        "request id in {message:?} of {context}"
+    );
+    let host = message.values("host")[0];
+    let expected = [
+        ("x-device-id", device),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", &String::from_utf8_lossy(host)),
+        ("x-forwarded-proto", "https"),
+    ]
+    .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+    assert_eq!(found, BTreeMap::from(expected), "{message:?} of {context}");
+}
+
+/// The name as the most careless of servers reads it.
+fn fold(name: &str) -> String {
+    let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.to_ascii_lowercase().chars().map(fold).collect()
+}
