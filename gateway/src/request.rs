@@ -212,6 +212,9 @@ async fn exchange(
         mut response,
         lease,
     } = upstream::send(&worker.pool, metrics, permit.route(), handle, request).await?;
+    // The device is answered in the gateway's version: in an older one only the connection's end would end the
+    // body, and a body cut short would look whole (RFC 9110, section 2.5).
+    *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !websocket || !accepts_websocket(&response) {
             return Err(Refusal::Upstream(UpstreamFault::Invalid));

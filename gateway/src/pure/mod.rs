@@ -4,6 +4,7 @@
 //! and random bytes are parameters. Clippy holds that.
 #![deny(clippy::disallowed_methods)]
 
+pub(crate) mod answer_head;
 pub(crate) mod authorize;
 mod chunked;
 pub(crate) mod framing;

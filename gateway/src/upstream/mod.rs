@@ -2,6 +2,7 @@
 
 mod body;
 mod pool;
+mod watched_io;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub(crate) struct Answer {
 /// Sends a request to one of the route's upstreams.
 ///
 /// They take turns; if one does not accept connections, the next is tried. What may have reached an
-/// upstream is sent again only if it is harmless (RFC 9110, section 9.2.1) and has no body.
+/// upstream is sent again only if it is harmless (RFC 9110, section 9.2.1), has no body, and the connection was a
+/// kept one that ended without a byte of an answer.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     metrics: &Metrics,
@@ -61,7 +63,7 @@ pub(crate) async fn send(
         };
         let again = match (fault, copy.take()) {
             (Failure::NotSent(unsent), _) => *unsent,
-            (Failure::Closed, Some(head)) if kept => {
+            (Failure::Closed, Some(head)) if kept && !lease.watch().has_received() => {
                 let body = RequestBody::empty(Arc::clone(handle), Rc::clone(&upload));
                 Request::from_parts(head, body)
             }
@@ -99,6 +101,7 @@ async fn exchange(
     timeouts: UpstreamTimeouts,
 ) -> Result<Response<Incoming>, Failure> {
     upload.moved();
+    lease.watch().begin();
     let mut sending = std::pin::pin!(lease.sender().try_send_request(request));
     let result = loop {
         let deadline = upload.last_moved() + timeouts.first_byte;
@@ -110,7 +113,7 @@ async fn exchange(
     };
     result.map_err(|mut failed| match failed.take_message() {
         Some(unsent) => Failure::NotSent(Box::new(unsent)),
-        None if failed.error().is_parse() => Failure::Invalid,
+        None if failed.error().is_parse() || lease.watch().is_broken() => Failure::Invalid,
         None => Failure::Closed,
     })
 }
@@ -167,7 +170,10 @@ fn check_framing(response: &Response<Incoming>) -> Result<(), Refusal> {
         && encodings.next().is_none()
         && !(length.is_some() && encoding.is_some())
         && length.is_none_or(|value| value.as_bytes().iter().all(u8::is_ascii_digit))
-        && encoding.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        && encoding.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        // What says that it has no content says nothing about its length (RFC 9110, section 8.6).
+        && (response.status() != StatusCode::NO_CONTENT
+            || encoding.is_none() && length.is_none_or(|value| value == "0"));
     if sound {
         Ok(())
     } else {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
+use super::watched_io::{Watch, WatchedIo};
 use super::{RequestBody, UpstreamFault};
 use crate::metrics::Metrics;
 use crate::pure::route::{Route, UpstreamAddress};
@@ -40,15 +42,21 @@ pub(crate) struct Pool {
 type RouteKey = *const Route;
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     since: Instant,
+}
+
+/// The requesting end of a connection.
+struct Sender {
+    http: SendRequest<RequestBody>,
+    watch: Arc<Watch>,
 }
 
 /// A connection that one request has for itself.
 ///
 /// Dropped, it closes the connection, and with it an exchange under way; [`Lease::give_back`] keeps it.
 pub(crate) struct Lease {
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     address: UpstreamAddress,
     pool: Weak<Pool>,
     kept: bool,
@@ -131,12 +139,7 @@ impl Pool {
         healthy.into_iter().chain(doubtful)
     }
 
-    fn lease_of(
-        self: &Rc<Self>,
-        sender: SendRequest<RequestBody>,
-        address: &UpstreamAddress,
-        kept: bool,
-    ) -> Lease {
+    fn lease_of(self: &Rc<Self>, sender: Sender, address: &UpstreamAddress, kept: bool) -> Lease {
         Lease {
             sender,
             address: address.clone(),
@@ -146,18 +149,18 @@ impl Pool {
     }
 
     /// The connection that was used last: it is the least likely to have been closed by the upstream.
-    fn take(&self, address: &UpstreamAddress) -> Option<SendRequest<RequestBody>> {
+    fn take(&self, address: &UpstreamAddress) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(address)?;
         while let Some(candidate) = kept.pop() {
-            if candidate.sender.is_ready() && candidate.since.elapsed() < MAX_IDLE {
+            if candidate.sender.http.is_ready() && candidate.since.elapsed() < MAX_IDLE {
                 return Some(candidate.sender);
             }
         }
         None
     }
 
-    fn keep(&self, address: UpstreamAddress, sender: SendRequest<RequestBody>) {
+    fn keep(&self, address: UpstreamAddress, sender: Sender) {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(address).or_default();
         if kept.len() < MAX_KEPT {
@@ -168,10 +171,7 @@ impl Pool {
         }
     }
 
-    async fn connect(
-        &self,
-        address: &UpstreamAddress,
-    ) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+    async fn connect(&self, address: &UpstreamAddress) -> Result<Sender, UpstreamFault> {
         let connecting = async {
             let addresses = tokio::net::lookup_host((address.host(), address.port()))
                 .await
@@ -197,7 +197,12 @@ impl Pool {
 
 impl Lease {
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
-        &mut self.sender
+        &mut self.sender.http
+    }
+
+    /// What is known of the connection's bytes.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.sender.watch
     }
 
     /// Whether the connection served a request before.
@@ -213,18 +218,18 @@ impl Lease {
             pool,
             ..
         } = self;
-        if sender.is_ready() {
+        if sender.http.is_ready() {
             if let Some(pool) = pool.upgrade() {
                 pool.keep(address, sender);
             }
             return;
         }
-        if sender.is_closed() {
+        if sender.http.is_closed() {
             return;
         }
         // The answer is complete; the request's body, or the last bytes of the answer, may not be.
         spawn_local(async move {
-            if let Ok(Ok(())) = timeout(MAX_UNREADY, sender.ready()).await
+            if let Ok(Ok(())) = timeout(MAX_UNREADY, sender.http.ready()).await
                 && let Some(pool) = pool.upgrade()
             {
                 pool.keep(address, sender);
@@ -233,12 +238,13 @@ impl Lease {
     }
 }
 
-async fn handshake(tcp: TcpStream) -> io::Result<SendRequest<RequestBody>> {
+async fn handshake(tcp: TcpStream) -> io::Result<Sender> {
     tcp.set_nodelay(true)?;
-    let (sender, connection) = http1::Builder::new()
+    let (io, watch) = WatchedIo::new(tcp);
+    let (http, connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_HEADERS)
         .max_buf_size(MAX_RESPONSE_HEAD)
-        .handshake(TokioIo::new(tcp))
+        .handshake(TokioIo::new(io))
         .await
         .map_err(io::Error::other)?;
     spawn_local(async move {
@@ -246,7 +252,7 @@ async fn handshake(tcp: TcpStream) -> io::Result<SendRequest<RequestBody>> {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(sender)
+    Ok(Sender { http, watch })
 }
 
 /// Closes connections that nobody has used for long, as long as the pool lives.
@@ -257,7 +263,7 @@ async fn close_old(pool: Weak<Pool>) {
             return;
         };
         pool.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < MAX_IDLE);
+            kept.retain(|idle| !idle.sender.http.is_closed() && idle.since.elapsed() < MAX_IDLE);
             !kept.is_empty()
         });
     }

@@ -193,6 +193,15 @@ impl Client {
         }
     }
 
+    /// Reads so many bytes; `None` if the connection ends before.
+    pub(crate) async fn exactly(&mut self, length: usize) -> Option<String> {
+        while self.buffer.len() < length {
+            self.read().await.ok()?;
+        }
+        let bytes: Vec<u8> = self.buffer.drain(..length).collect();
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     async fn read(&mut self) -> io::Result<()> {
         let reading = self.tls.read_buf(&mut self.buffer);
         match tokio::time::timeout(Duration::from_secs(5), reading).await {
