@@ -114,3 +114,29 @@ fn no_private_key_is_in_the_tree_that_ships() {
         );
     }
 }
+
+#[test]
+fn no_function_gives_a_private_key_away() {
+    for folder in ["ca/src", "device-client/src"] {
+        for file in sources(&root().join(folder)) {
+            if file.ends_with("test_authority.rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).unwrap();
+            for signature in text.split("fn ").skip(1) {
+                let signature = signature.split(['{', ';']).next().unwrap_or_default();
+                let Some((_, returns)) = signature.split_once("->") else {
+                    continue;
+                };
+                let key = ["KeyPair", "PrivateKey", "Pkcs8", "new_key_pem"]
+                    .iter()
+                    .any(|kind| returns.contains(kind));
+                let name = signature.split(['(', '<']).next().unwrap_or_default();
+                let public = text
+                    .lines()
+                    .any(|line| line.contains(&format!("fn {name}")) && line.contains("pub "));
+                assert!(!(key && public), "{}: {name}", file.display());
+            }
+        }
+    }
+}
