@@ -132,10 +132,14 @@ fn first_right(
     request: &Request<Bytes>,
     peer: Option<&CertificateDer<'_>>,
 ) -> Result<Requester, Refused> {
-    match (request.headers().get(header::AUTHORIZATION), peer) {
-        (Some(credentials), _) => by_token(credentials),
-        (None, Some(peer)) => by_certificate(authority, peer),
-        (None, None) => Err(Refused::credentials(
+    let mut credentials = request.headers().get_all(header::AUTHORIZATION).iter();
+    match (credentials.next(), credentials.next(), peer) {
+        (Some(credentials), None, _) => by_token(credentials),
+        (Some(_), Some(_), _) => Err(Refused::credentials(
+            "There are two Authorization headers. Send one.",
+        )),
+        (None, _, Some(peer)) => by_certificate(authority, peer),
+        (None, _, None) => Err(Refused::credentials(
             "Send HTTP Basic credentials: the device id as user, the one-time token as password.",
         )),
     }

@@ -43,6 +43,8 @@ impl VerifiedCsr {
         let signature = request.signature.as_bytes().ok_or(CsrFault::NotDer)?;
         key.verify(&request.algorithm, &signed, signature)
             .map_err(CsrFault::Key)?;
+        let attributes = request.info.attributes.iter();
+        each_once(attributes.map(|attribute| attribute.oid))?;
         Ok(Self {
             key,
             subject: SubjectClaim::of(&request.info.subject),
@@ -123,7 +125,7 @@ pub enum CsrFault {
     /// Not one PKCS #10 request in strict DER that fills the bytes.
     #[error("it is not a PKCS #10 certificate request in strict DER (RFC 2986)")]
     NotDer,
-    /// The same attribute or extension twice.
+    /// The same attribute or extension twice, or an attribute with two values.
     #[error("an attribute or an extension occurs twice")]
     Duplicate,
     /// The key or the proof of possession is refused.
@@ -181,15 +183,18 @@ fn alternative_name(info: &CertReqInfo) -> Result<NameClaim, CsrFault> {
         return Ok(NameClaim::None);
     };
     let extensions = Extensions::from_der(&value).map_err(|_| CsrFault::NotDer)?;
-    let mut names = extensions
+    // RFC 5280, section 4.1: Extensions has at least one. What is in an attribute was not compared yet.
+    let strict = extensions.to_der().is_ok_and(|again| again == value);
+    if extensions.is_empty() || !strict {
+        return Err(CsrFault::NotDer);
+    }
+    each_once(extensions.iter().map(|extension| extension.extn_id))?;
+    let name = extensions
         .iter()
-        .filter(|extension| extension.extn_id == SUBJECT_ALT_NAME);
-    let Some(extension) = names.next() else {
+        .find(|extension| extension.extn_id == SUBJECT_ALT_NAME);
+    let Some(extension) = name else {
         return Ok(NameClaim::None);
     };
-    if names.next().is_some() {
-        return Err(CsrFault::Duplicate);
-    }
     let Ok(SubjectAltName(names)) = SubjectAltName::from_der(extension.extn_value.as_bytes())
     else {
         return Ok(NameClaim::Other);
@@ -202,20 +207,25 @@ fn alternative_name(info: &CertReqInfo) -> Result<NameClaim, CsrFault> {
 
 /// The DER of the one value of an attribute; `None` if the attribute is absent.
 fn attribute(info: &CertReqInfo, oid: ObjectIdentifier) -> Result<Option<Vec<u8>>, CsrFault> {
-    let mut found = info
-        .attributes
-        .iter()
-        .filter(|attribute| attribute.oid == oid);
-    let Some(attribute) = found.next() else {
+    let mut attributes = info.attributes.iter();
+    let Some(attribute) = attributes.find(|attribute| attribute.oid == oid) else {
         return Ok(None);
     };
-    if found.next().is_some() {
-        return Err(CsrFault::Duplicate);
-    }
     match attribute.values.as_slice() {
         [value] => value.to_der().map(Some).map_err(|_| CsrFault::NotDer),
+        [] => Err(CsrFault::NotDer),
         [..] => Err(CsrFault::Duplicate),
     }
+}
+
+/// Two of a kind would leave it to the reader which of them counts.
+fn each_once(kinds: impl Iterator<Item = ObjectIdentifier>) -> Result<(), CsrFault> {
+    let mut kinds: Vec<_> = kinds.collect();
+    kinds.sort_unstable();
+    if kinds.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(CsrFault::Duplicate);
+    }
+    Ok(())
 }
 
 /// An RSA-8192 request with a few names has 2.5 KiB.

@@ -12,3 +12,4 @@ pub(crate) mod est_encoding;
 pub(crate) mod journal;
 pub(crate) mod key_policy;
 pub(crate) mod seal;
+mod weak_rsa;
