@@ -17,7 +17,7 @@ use crate::clock;
 use crate::pure::crl_pace::{RESIGN_EVERY, VALID_FOR, pause_after};
 use crate::pure::draft::date;
 use crate::pure::journal::Actor;
-use crate::registry::{Operation, Outcome, Unavailable};
+use crate::registry::{CrlNumber, Operation, Outcome, Unavailable, Withdrawn};
 
 /// A CRL as signed.
 #[derive(Debug)]
@@ -113,39 +113,47 @@ impl Authority {
         // Read after the number was drawn, so that a greater number never means an older list.
         let withdrawn = self.registry.withdrawn(clock::now()).await?;
         let entries = withdrawn.len();
-        let next_update = start.this_update.plus(VALID_FOR);
-        let revoked_certs = withdrawn
-            .iter()
-            .map(|entry| {
-                Ok(RevokedCertParams {
-                    serial_number: SerialNumber::from_slice(entry.serial.as_bytes()),
-                    revocation_time: date(entry.since).map_err(|_| CrlError::Date)?,
-                    reason_code: entry.on_hold.then_some(RevocationReason::CertificateHold),
-                    invalidity_date: None,
-                })
-            })
-            .collect::<Result<_, CrlError>>()?;
-        let params = CertificateRevocationListParams {
-            this_update: date(start.this_update).map_err(|_| CrlError::Date)?,
-            next_update: date(next_update).map_err(|_| CrlError::Date)?,
-            crl_number: SerialNumber::from_slice(&start.number.to_be_bytes()),
-            issuing_distribution_point: None,
-            revoked_certs,
-            key_identifier_method: key_identifier(self.device_ca().der()),
-        };
+        let params = list(&withdrawn, start, self.device_ca().der())?;
         let der = self.keys.device.sign_crl(&params)?;
         Ok(SignedCrl {
             der,
             number: start.number,
             this_update: start.this_update,
-            next_update,
+            next_update: start.this_update.plus(VALID_FOR),
             entries,
         })
     }
 }
 
+/// The list before it is signed.
+pub(crate) fn list(
+    withdrawn: &[Withdrawn],
+    start: CrlNumber,
+    issuer: &CertificateDer<'_>,
+) -> Result<CertificateRevocationListParams, CrlError> {
+    let revoked_certs = withdrawn
+        .iter()
+        .map(|entry| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(entry.serial.as_bytes()),
+                revocation_time: date(entry.since).map_err(|_| CrlError::Date)?,
+                reason_code: entry.on_hold.then_some(RevocationReason::CertificateHold),
+                invalidity_date: None,
+            })
+        })
+        .collect::<Result<_, CrlError>>()?;
+    Ok(CertificateRevocationListParams {
+        this_update: date(start.this_update).map_err(|_| CrlError::Date)?,
+        next_update: date(start.this_update.plus(VALID_FOR)).map_err(|_| CrlError::Date)?,
+        crl_number: SerialNumber::from_slice(&start.number.to_be_bytes()),
+        issuing_distribution_point: None,
+        revoked_certs,
+        key_identifier_method: key_identifier(issuer),
+    })
+}
+
 #[derive(Debug, thiserror::Error)]
-enum CrlError {
+pub(crate) enum CrlError {
     #[error("{0}")]
     Unavailable(#[from] Unavailable),
     #[error("{0}")]

@@ -7,6 +7,8 @@ mod authority;
 mod clock;
 mod crl;
 pub mod est;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod issuance;
 mod keys;
 mod pure;

@@ -12,6 +12,8 @@ mod code;
 mod connection;
 mod connections;
 mod feed;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gateway;
 mod guarded_io;
 mod handle;

@@ -5,6 +5,8 @@
 //! no type of the database, crosses this module's border.
 
 mod apply;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod operation;
 mod read;
 mod records;
@@ -26,7 +28,7 @@ use crate::pure::seal::SealKey;
 
 pub use operation::{Change, Rejection};
 pub(crate) use operation::{
-    DeviceChange, Lifetime, NewCertificate, Operation, Outcome, Owner, Recorded, Request,
+    CrlNumber, DeviceChange, Lifetime, NewCertificate, Operation, Outcome, Owner, Recorded, Request,
 };
 pub(crate) use records::Withdrawn;
 pub use records::{CertificateRecord, DeviceFilter, DevicePage, DeviceRecord, DeviceSummary};

@@ -1,0 +1,247 @@
+//! Header maps on their way through: whatever stood in them, afterwards each identity header has exactly our value,
+//! no other spelling of one is there, and nothing that is about one connection passes on.
+//!
+//! The input is lines of `name: value`.
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::OnceLock;
+
+use gateway::fuzzing::{
+    Caller, clean_request, clean_request_trailers, clean_response, clean_response_trailers,
+    identity_names,
+};
+use gateway::{IdentityHeader, Route};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use keybound_fuzz::seeds;
+use libfuzzer_sys::fuzz_target;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+
+fuzz_target!(init: {
+    seeds::write_if_asked(first_inputs);
+    caller();
+}, |lines: &[u8]| {
+    let sent = read(lines);
+    request(&sent);
+    trailers(&sent);
+    response(&sent);
+});
+
+fn read(lines: &[u8]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+fn request(sent: &HeaderMap) {
+    let mut map = sent.clone();
+    let disguised = sent.keys().any(|name| is_disguised(name.as_str()));
+    if !clean_request(&mut map) {
+        assert!(disguised || lists(sent).any(|item| item.is_none_or(is_disguised)));
+        return;
+    }
+    assert!(!disguised, "another spelling passed");
+    let wants_trailers = map.contains_key("te");
+    for (name, value) in &map {
+        match name.as_str() {
+            "te" => assert_eq!(value, "trailers"),
+            "connection" => assert!(wants_trailers && value == "te"),
+            "trailer" => assert!(!is_identity(&fold(value.to_str().expect("a name")))),
+            "cookie" => {}
+            other => {
+                assert!(!HOP_BY_HOP.contains(&other), "{other}");
+                assert!(!is_identity(&fold(other)), "{other}");
+                // What passes is what was sent, in its order.
+                assert!(map.get_all(name).iter().eq(sent.get_all(name)), "{other}");
+                let named = lists_of(sent, "connection")
+                    .flatten()
+                    .any(|item| fold(item) == fold(other));
+                assert!(
+                    !named || matches!(other, "host" | "content-length"),
+                    "{other}"
+                );
+            }
+        }
+    }
+    assert!(map.get_all("te").iter().count() <= 1 && map.get_all("cookie").iter().count() <= 1);
+    for name in sent.keys() {
+        let about_the_connection = HOP_BY_HOP.contains(&name.as_str())
+            || matches!(name.as_str(), "te" | "trailer" | "connection" | "expect")
+            || lists_of(sent, "connection")
+                .flatten()
+                .any(|item| fold(item) == fold(name.as_str()));
+        assert!(
+            map.contains_key(name) || about_the_connection || is_identity(&fold(name.as_str())),
+            "{name} was lost"
+        );
+    }
+    let before = map.clone();
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+    let id = HeaderValue::from_static("our-request-id");
+    let host = HeaderValue::from_static("a.example");
+    assert!(caller().0.identify(&mut map, &id, address, &host));
+    for (name, value) in [
+        ("x-device-id", "thermostat-7"),
+        ("client-cert", caller().1.as_str()),
+        ("x-request-id", "our-request-id"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "a.example"),
+        ("host", "a.example"),
+    ] {
+        let values: Vec<&HeaderValue> = map.get_all(name).iter().collect();
+        assert_eq!(values, [value], "{name}");
+        map.remove(name);
+    }
+    let mut before = before;
+    before.remove("host");
+    assert_eq!(map, before, "identify sets more than it says");
+}
+
+fn trailers(sent: &HeaderMap) {
+    let mut map = sent.clone();
+    let disguised = sent.keys().any(|name| is_disguised(name.as_str()));
+    assert_eq!(clean_request_trailers(&mut map), !disguised);
+    if !disguised {
+        trailers_are_clean(&map);
+    }
+    let mut map = sent.clone();
+    clean_response_trailers(&mut map);
+    trailers_are_clean(&map);
+}
+
+fn trailers_are_clean(map: &HeaderMap) {
+    for name in map.keys().map(HeaderName::as_str) {
+        assert!(
+            !is_identity(&fold(name)) && !HOP_BY_HOP.contains(&name),
+            "{name}"
+        );
+        assert!(
+            !matches!(name, "te" | "connection" | "trailer" | "content-length"),
+            "{name}"
+        );
+        assert!(!is_disguised(name), "{name}");
+    }
+}
+
+fn response(sent: &HeaderMap) {
+    let mut map = sent.clone();
+    clean_response(&mut map);
+    for name in map.keys().map(HeaderName::as_str) {
+        assert!(
+            !is_identity(&fold(name)) && !HOP_BY_HOP.contains(&name),
+            "{name}"
+        );
+        assert!(!matches!(name, "te" | "connection"), "{name}");
+        assert!(!is_disguised(name), "{name}");
+    }
+}
+
+/// The items of Connection and Trailer; `None` for those that are no names.
+fn lists(map: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
+    lists_of(map, "connection").chain(lists_of(map, "trailer"))
+}
+
+fn lists_of<'a>(map: &'a HeaderMap, list: &'a str) -> impl Iterator<Item = Option<&'a str>> {
+    map.get_all(list)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|item| std::str::from_utf8(item.trim_ascii()).ok())
+        .filter(|item| item.is_none_or(|item| !item.is_empty()))
+        .map(|item| item.filter(|item| HeaderName::from_bytes(item.as_bytes()).is_ok()))
+}
+
+/// How a server that maps headers to variables sees a name: everything but letters and digits is the same.
+fn fold(name: &str) -> String {
+    let fold = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    name.chars().map(fold).collect()
+}
+
+fn is_identity(folded: &str) -> bool {
+    let (families, names) = identity_names();
+    families.iter().any(|family| folded.starts_with(family)) || names.contains(&folded)
+}
+
+fn is_disguised(name: &str) -> bool {
+    let folded = fold(name);
+    let framing = [
+        "connection",
+        "content-length",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    folded != name.to_ascii_lowercase()
+        && (is_identity(&folded) || framing.contains(&folded.as_str()))
+}
+
+const HOP_BY_HOP: &[&str] = &[
+    "transfer-encoding",
+    "upgrade",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "http2-settings",
+];
+
+/// A device, and the value of its Client-Cert.
+fn caller() -> &'static (Caller, String) {
+    static CALLER: OnceLock<(Caller, String)> = OnceLock::new();
+    CALLER.get_or_init(|| {
+        use base64::Engine as _;
+        let mut params = CertificateParams::default();
+        let uri = "spiffe://keybound.local/device/thermostat-7";
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ASCII"))];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(vec![1].into());
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let route = Route {
+            host: Some("a.example".into()),
+            path: "/".into(),
+            upstreams: vec!["http://127.0.0.1:1".parse().expect("an address")],
+            identity: vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+        };
+        let encoded = base64::engine::general_purpose::STANDARD.encode(certificate.der());
+        let caller = Caller::new(certificate.der(), route).expect("one route");
+        (caller, format!(":{encoded}:"))
+    })
+}
+
+fn first_inputs() -> Vec<Vec<u8>> {
+    let (families, names) = identity_names();
+    let every: String = families
+        .iter()
+        .map(|family| format!("{family}x: a\n"))
+        .chain(names.iter().map(|name| format!("{name}: b\n")))
+        .collect();
+    vec![
+        b"host: a.example\naccept: */*\ncookie: a=1\ncookie: b=2\nuser-agent: x\n".to_vec(),
+        b"connection: keep-alive, x-a\nx-a: 1\nkeep-alive: 5\nte: trailers\ntrailer: digest, x-device-id\n".to_vec(),
+        b"transfer-encoding: chunked\ncontent-length: 5\nexpect: 100-continue\nupgrade: websocket\nproxy-connection: x\n".to_vec(),
+        b"x_device_id: forged\n".to_vec(),
+        b"X-Device-Id: forged\nx-forwarded-for: 1\nX.Forwarded.For: 2\n".to_vec(),
+        b"connection: x_device_id\ntrailer: client.cert\nconnection: a b\n".to_vec(),
+        every.clone().into_bytes(),
+        every.replace('-', "_").into_bytes(),
+    ]
+}
