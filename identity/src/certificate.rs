@@ -3,8 +3,13 @@
 //! Exactly one name, of one type, byte for byte, or an error that names the rule that failed. A
 //! distinguished name is never an identity: its printed form is ambiguous.
 
+use x509_parser::asn1_rs::{Any, Oid};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+};
 use x509_parser::prelude::FromDer;
 
 use crate::fingerprint::Fingerprint;
@@ -71,12 +76,12 @@ impl<'a> Parsed<'a> {
         self.x509
             .extensions_map()
             .map_err(|_| ReadError::DuplicateExtension)?;
-        let names = self
-            .x509
-            .subject_alternative_name()
-            .map_err(|_| ReadError::MalformedExtension)?
-            .ok_or(ReadError::NoName)?;
-        match names.value.general_names.as_slice() {
+        let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME)? {
+            None => return Err(ReadError::NoName),
+            Some(ParsedExtension::SubjectAlternativeName(names)) => names,
+            Some(_) => return Err(ReadError::MalformedExtension),
+        };
+        match names.general_names.as_slice() {
             [] => Err(ReadError::NoName),
             [GeneralName::URI(uri)] => SpiffeId::parse(uri).map_err(ReadError::NotSpiffe),
             [_] => Err(ReadError::NameNotUri),
@@ -99,29 +104,39 @@ impl<'a> Parsed<'a> {
     }
 
     fn check_usages(&self) -> Result<(), ReadError> {
-        let malformed = |_| ReadError::MalformedExtension;
-        if let Some(constraints) = self.x509.basic_constraints().map_err(malformed)?
-            && constraints.value.ca
-        {
-            return Err(ReadError::IsCa);
+        match self.extension(&OID_X509_EXT_BASIC_CONSTRAINTS)? {
+            None => {}
+            Some(ParsedExtension::BasicConstraints(constraints)) if !constraints.ca => {}
+            Some(ParsedExtension::BasicConstraints(_)) => return Err(ReadError::IsCa),
+            // It may say that this is a CA, in a spelling that others read.
+            Some(_) => return Err(ReadError::MalformedExtension),
         }
-        let digital_signature = self
+        match self.extension(&OID_X509_EXT_KEY_USAGE)? {
+            Some(ParsedExtension::KeyUsage(usage)) if usage.digital_signature() => {}
+            None | Some(ParsedExtension::KeyUsage(_)) => return Err(ReadError::NoDigitalSignature),
+            Some(_) => return Err(ReadError::MalformedExtension),
+        }
+        match self.extension(&OID_X509_EXT_EXTENDED_KEY_USAGE)? {
+            Some(ParsedExtension::ExtendedKeyUsage(usage)) if usage.client_auth => Ok(()),
+            None | Some(ParsedExtension::ExtendedKeyUsage(_)) => Err(ReadError::NoClientAuth),
+            Some(_) => Err(ReadError::MalformedExtension),
+        }
+    }
+
+    /// An extension that stands there once, and whose value is one whole element: the parser passes over
+    /// bytes behind it, in which another reader might find something else.
+    fn extension(&self, oid: &Oid<'_>) -> Result<Option<&ParsedExtension<'a>>, ReadError> {
+        let found = self
             .x509
-            .key_usage()
-            .map_err(malformed)?
-            .is_some_and(|usage| usage.value.digital_signature());
-        if !digital_signature {
-            return Err(ReadError::NoDigitalSignature);
+            .get_extension_unique(oid)
+            .map_err(|_| ReadError::DuplicateExtension)?;
+        let Some(extension) = found else {
+            return Ok(None);
+        };
+        match Any::from_der(extension.value) {
+            Ok((rest, _)) if rest.is_empty() => Ok(Some(extension.parsed_extension())),
+            Ok(_) | Err(_) => Err(ReadError::MalformedExtension),
         }
-        let client_auth = self
-            .x509
-            .extended_key_usage()
-            .map_err(malformed)?
-            .is_some_and(|usage| usage.value.client_auth);
-        if !client_auth {
-            return Err(ReadError::NoClientAuth);
-        }
-        Ok(())
     }
 }
 
@@ -181,8 +196,8 @@ const MAX_CERTIFICATE_LENGTH: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-        KeyUsagePurpose, SanType,
+        BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa,
+        KeyPair, KeyUsagePurpose, SanType,
     };
 
     use super::*;
@@ -275,6 +290,45 @@ mod tests {
             |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
             Err(ReadError::IsCa),
         );
+    }
+
+    #[test]
+    fn an_extension_that_cannot_be_read_is_not_passed_over() {
+        let check = |value: &[u8], oid: &[u64], expected| {
+            let replace = |p: &mut CertificateParams| {
+                match oid[3] {
+                    15 => p.key_usages.clear(),
+                    17 => p.subject_alt_names.clear(),
+                    37 => p.extended_key_usages.clear(),
+                    _ => {}
+                }
+                let extension = CustomExtension::from_oid_content(oid, value.to_vec());
+                p.custom_extensions.push(extension);
+            };
+            check(replace, expected);
+        };
+        let malformed = Err(ReadError::MalformedExtension);
+        let good = Ok("spiffe://keybound.local/device/a");
+        let constraints = &[2, 5, 29, 19];
+        check(&[0x30, 0], constraints, good);
+        check(&[0x30, 3, 1, 1, 0xff], constraints, Err(ReadError::IsCa));
+        check(&[0x30, 3, 1, 1, 1], constraints, malformed);
+        check(&[0x30, 3, 2, 1, 0x80], constraints, malformed);
+        check(&[0x30, 3, 1, 1], constraints, malformed);
+        check(&[0x30, 0, 0x30, 3, 1, 1, 0xff], constraints, malformed);
+        let key_usage = &[2, 5, 29, 15];
+        check(&[3, 2, 7, 0x80], key_usage, good);
+        check(&[3, 2, 7, 0x80, 5, 0], key_usage, malformed);
+        let extended = &[2, 5, 29, 37];
+        let client_auth = [0x30, 10, 6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 2];
+        check(&client_auth, extended, good);
+        check(&[&client_auth[..], &[0]].concat(), extended, malformed);
+        let name = b"spiffe://keybound.local/device/a";
+        let names = [&[0x30, 34, 0x86, 32][..], name].concat();
+        let alternative = &[2, 5, 29, 17];
+        check(&names, alternative, good);
+        check(&[&names[..], &names].concat(), alternative, malformed);
+        check(&names[2..], alternative, malformed);
     }
 
     #[test]

@@ -52,6 +52,16 @@ pub(super) fn status(row: &Row<'_>, column: usize) -> Result<Status> {
     row.get(column).map(Status::from_code)
 }
 
+/// A status in the journal: of a code that nobody assigned, the hash would be another's.
+fn assigned_status(row: &Row<'_>, column: usize) -> Result<Status> {
+    let code: u8 = row.get(column)?;
+    let status = Status::from_code(code);
+    if status.code() != code {
+        return Err(damaged(column, Type::Integer, "no status of a certificate"));
+    }
+    Ok(status)
+}
+
 pub(super) fn class(row: &Row<'_>, column: usize) -> Result<Class> {
     row.get(column).map(Class)
 }
@@ -93,7 +103,7 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(Entry, Fingerprint)> {
             .ok_or_else(|| damaged(3, Type::Text, "no action of the journal"))?,
         subject: row.get(4)?,
         index: optional(row, 5, index)?,
-        status: optional(row, 6, status)?,
+        status: optional(row, 6, assigned_status)?,
         certificate: optional(row, 7, fingerprint)?,
         reason: row.get(8)?,
     };
@@ -106,4 +116,42 @@ fn damaged(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_journal_row_has_one_reading() {
+        let connection = Connection::open_in_memory().expect("a database");
+        let check = |row: &str, expected: bool| {
+            let read = connection.query_row(&format!("SELECT {row}"), [], entry);
+            assert_eq!(read.is_ok(), expected, "{row}");
+        };
+        let hash = "zeroblob(32)";
+        let rest = format!("NULL, NULL, {hash}");
+        check(
+            &format!("1, 2, 'a', 'status-changed', 'b', 3, 0, {rest}"),
+            true,
+        );
+        check(
+            &format!("1, 2, 'a', 'status-changed', 'b', 3, 7, {rest}"),
+            true,
+        );
+        for altered in [
+            format!("1, 2, 'a', 'status-changed', 'b', 3, 8, {rest}"),
+            format!("1, 2, 'a', 'status-changed', 'b', 3, 256, {rest}"),
+            format!("-1, 2, 'a', 'status-changed', 'b', 3, 7, {rest}"),
+            format!("1.0, 2, 'a', 'status-changed', 'b', 3, 7, {rest}"),
+            format!("1, 2, x'61', 'status-changed', 'b', 3, 7, {rest}"),
+            format!("1, 2, 'a', 'Status-changed', 'b', 3, 7, {rest}"),
+            format!("1, 2, 'a', 'status-changed', 'b', '3', 7, {rest}"),
+            "1, 2, 'a', 'status-changed', 'b', 3, 7, NULL, NULL, zeroblob(31)".to_owned(),
+        ] {
+            check(&altered, false);
+        }
+    }
 }

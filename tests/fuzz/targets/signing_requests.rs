@@ -22,7 +22,9 @@ use rcgen::{
 };
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::AttributeTypeAndValue;
 
 fuzz_target!(init: {
     seeds::write_if_asked(first_inputs);
@@ -33,41 +35,48 @@ fuzz_target!(init: {
     };
     let nodes = der::parse(bytes).expect("accepted, and not even well formed to a second reader");
     assert_eq!(der::encode(&nodes), bytes, "accepted, and not DER");
-    let (rest, theirs) = X509CertificationRequest::from_der(bytes).expect("another reader takes it");
-    assert!(rest.is_empty());
-    assert_eq!(theirs.certification_request_info.subject_pki.raw, csr.key().spki());
+    let request = der::children(bytes, der::SEQUENCE).expect("three parts");
+    let info = der::children(request[0].raw, der::SEQUENCE).expect("its fields");
+    assert_eq!(info[2].raw, csr.key().spki());
     assert_eq!(csr.key().fingerprint(), Fingerprint::of(csr.key().spki()));
-    match theirs.verify_signature() {
-        // It knows fewer combinations than the policy.
-        Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => {}
-        Err(error) => panic!("{error}"),
-    }
     assert!(is_canonical(csr.key().spki()));
     let fixture = fixture();
     let claims = csr.claims_at_most(&fixture.device, &fixture.spiffe_id);
     let certificate = fixture.certificate(&csr);
     assert_eq!(certificate.is_some(), claims);
-    let info = &theirs.certification_request_info;
-    if csr.has_subject(&fixture.device) || claims {
-        let names: Vec<_> = info.subject.iter_attributes().collect();
-        let is_device = |name: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            name.attr_type().as_bytes() == [0x55, 4, 3] && name.as_slice() == b"a"
-        };
-        assert!(names.is_empty() && claims || matches!(names[..], [name] if is_device(name)));
-    }
-    if claims {
-        let asked: Vec<_> = theirs.requested_extensions().into_iter().flatten().collect();
-        for extension in asked {
-            if let x509_parser::extensions::ParsedExtension::SubjectAlternativeName(names) = extension {
-                let uri = "spiffe://keybound.local/device/a";
-                assert!(matches!(names.general_names[..], [x509_parser::extensions::GeneralName::URI(name)] if name == uri));
-            }
-        }
+    // A third reader; it takes no attribute that it knows in another form than usual.
+    if let Ok((rest, theirs)) = X509CertificationRequest::from_der(bytes) {
+        assert!(rest.is_empty());
+        agree(&csr, &theirs, claims);
     }
     if let Some(certificate) = certificate {
         fixture.has_nothing_but_the_key(&certificate, csr.key().spki());
     }
 });
+
+fn agree(csr: &VerifiedCsr, theirs: &X509CertificationRequest<'_>, claims: bool) {
+    match theirs.verify_signature() {
+        // It knows fewer combinations than the policy.
+        Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => {}
+        Err(error) => panic!("{error}"),
+    }
+    let info = &theirs.certification_request_info;
+    if csr.has_subject(&fixture().device) || claims {
+        let names: Vec<_> = info.subject.iter_attributes().collect();
+        let is_device = |name: &AttributeTypeAndValue<'_>| {
+            name.attr_type().as_bytes() == [0x55, 4, 3] && name.as_slice() == b"a"
+        };
+        assert!(names.is_empty() && claims || matches!(names[..], [name] if is_device(name)));
+    }
+    if claims {
+        for extension in theirs.requested_extensions().into_iter().flatten() {
+            if let ParsedExtension::SubjectAlternativeName(names) = extension {
+                let ours = "spiffe://keybound.local/device/a";
+                assert!(matches!(names.general_names[..], [GeneralName::URI(uri)] if uri == ours));
+            }
+        }
+    }
+}
 
 /// The four forms in which a key may come.
 fn is_canonical(spki: &[u8]) -> bool {
