@@ -3,7 +3,7 @@
 //! Exactly one name, of one type, byte for byte, or an error that names the rule that failed. A
 //! distinguished name is never an identity: its printed form is ambiguous.
 
-use x509_parser::asn1_rs::{Any, Oid};
+use x509_parser::asn1_rs::{Any, Class, Oid, Tag};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
@@ -76,13 +76,14 @@ impl<'a> Parsed<'a> {
         self.x509
             .extensions_map()
             .map_err(|_| ReadError::DuplicateExtension)?;
-        let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME)? {
+        let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME, Tag::Sequence)? {
             None => return Err(ReadError::NoName),
             Some(ParsedExtension::SubjectAlternativeName(names)) => names,
             Some(_) => return Err(ReadError::MalformedExtension),
         };
         match names.general_names.as_slice() {
             [] => Err(ReadError::NoName),
+            [GeneralName::URI(uri)] if !self.names_alone(uri) => Err(ReadError::MalformedExtension),
             [GeneralName::URI(uri)] => SpiffeId::parse(uri).map_err(ReadError::NotSpiffe),
             [_] => Err(ReadError::NameNotUri),
             names => Err(ReadError::SeveralNames { count: names.len() }),
@@ -103,29 +104,46 @@ impl<'a> Parsed<'a> {
         })
     }
 
+    /// Whether the subjectAltName is the one DER encoding of this URI: the parser takes others too, in which
+    /// other readers find no name.
+    fn names_alone(&self, uri: &str) -> bool {
+        let Ok(Some(extension)) = self
+            .x509
+            .get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME)
+        else {
+            return false;
+        };
+        let name = element(0x86, uri.as_bytes());
+        extension.value == element(0x30, &name)
+    }
+
     fn check_usages(&self) -> Result<(), ReadError> {
-        match self.extension(&OID_X509_EXT_BASIC_CONSTRAINTS)? {
+        match self.extension(&OID_X509_EXT_BASIC_CONSTRAINTS, Tag::Sequence)? {
             None => {}
             Some(ParsedExtension::BasicConstraints(constraints)) if !constraints.ca => {}
             Some(ParsedExtension::BasicConstraints(_)) => return Err(ReadError::IsCa),
             // It may say that this is a CA, in a spelling that others read.
             Some(_) => return Err(ReadError::MalformedExtension),
         }
-        match self.extension(&OID_X509_EXT_KEY_USAGE)? {
+        match self.extension(&OID_X509_EXT_KEY_USAGE, Tag::BitString)? {
             Some(ParsedExtension::KeyUsage(usage)) if usage.digital_signature() => {}
             None | Some(ParsedExtension::KeyUsage(_)) => return Err(ReadError::NoDigitalSignature),
             Some(_) => return Err(ReadError::MalformedExtension),
         }
-        match self.extension(&OID_X509_EXT_EXTENDED_KEY_USAGE)? {
+        match self.extension(&OID_X509_EXT_EXTENDED_KEY_USAGE, Tag::Sequence)? {
             Some(ParsedExtension::ExtendedKeyUsage(usage)) if usage.client_auth => Ok(()),
             None | Some(ParsedExtension::ExtendedKeyUsage(_)) => Err(ReadError::NoClientAuth),
             Some(_) => Err(ReadError::MalformedExtension),
         }
     }
 
-    /// An extension that stands there once, and whose value is one whole element: the parser passes over
-    /// bytes behind it, in which another reader might find something else.
-    fn extension(&self, oid: &Oid<'_>) -> Result<Option<&ParsedExtension<'a>>, ReadError> {
+    /// An extension that stands there once, and whose value is one whole element of this tag: the parser passes
+    /// over bytes behind it and over the tag's class, where another reader might find something else.
+    fn extension(
+        &self,
+        oid: &Oid<'_>,
+        tag: Tag,
+    ) -> Result<Option<&ParsedExtension<'a>>, ReadError> {
         let found = self
             .x509
             .get_extension_unique(oid)
@@ -134,10 +152,25 @@ impl<'a> Parsed<'a> {
             return Ok(None);
         };
         match Any::from_der(extension.value) {
-            Ok((rest, _)) if rest.is_empty() => Ok(Some(extension.parsed_extension())),
+            Ok((rest, value))
+                if rest.is_empty() && value.class() == Class::Universal && value.tag() == tag =>
+            {
+                Ok(Some(extension.parsed_extension()))
+            }
             Ok(_) | Err(_) => Err(ReadError::MalformedExtension),
         }
     }
+}
+
+/// An element of DER with at most 64 KiB of content, as in a certificate of at most 16 KiB.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [.., high, low] = content.len().to_be_bytes();
+    let header: &[u8] = match content.len() {
+        0..=0x7f => &[tag, low],
+        0x80..=0xff => &[tag, 0x81, low],
+        _ => &[tag, 0x82, high, low],
+    };
+    [header, content].concat()
 }
 
 /// The rule that a certificate breaks.
@@ -294,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_extension_that_cannot_be_read_is_not_passed_over() {
-        let check = |value: &[u8], oid: &[u64], expected| {
+        let check_value = |value: &[u8], oid: &[u64], expected| {
             let replace = |p: &mut CertificateParams| {
                 match oid[3] {
                     15 => p.key_usages.clear(),
@@ -310,25 +343,36 @@ mod tests {
         let malformed = Err(ReadError::MalformedExtension);
         let good = Ok("spiffe://keybound.local/device/a");
         let constraints = &[2, 5, 29, 19];
-        check(&[0x30, 0], constraints, good);
-        check(&[0x30, 3, 1, 1, 0xff], constraints, Err(ReadError::IsCa));
-        check(&[0x30, 3, 1, 1, 1], constraints, malformed);
-        check(&[0x30, 3, 2, 1, 0x80], constraints, malformed);
-        check(&[0x30, 3, 1, 1], constraints, malformed);
-        check(&[0x30, 0, 0x30, 3, 1, 1, 0xff], constraints, malformed);
+        check_value(&[0x30, 0], constraints, good);
+        check_value(&[0x30, 3, 1, 1, 0xff], constraints, Err(ReadError::IsCa));
+        check_value(&[0x30, 3, 1, 1, 1], constraints, Err(ReadError::IsCa));
+        check_value(&[0x30, 3, 2, 1, 0x80], constraints, malformed);
+        check_value(&[0x30, 3, 1, 1], constraints, malformed);
+        check_value(&[0x30, 0, 0x30, 3, 1, 1, 0xff], constraints, malformed);
         let key_usage = &[2, 5, 29, 15];
-        check(&[3, 2, 7, 0x80], key_usage, good);
-        check(&[3, 2, 7, 0x80, 5, 0], key_usage, malformed);
+        check_value(&[3, 2, 7, 0x80], key_usage, good);
+        check_value(&[3, 2, 7, 0x80, 5, 0], key_usage, malformed);
+        check_value(&[0x83, 2, 7, 0x80], key_usage, malformed);
         let extended = &[2, 5, 29, 37];
         let client_auth = [0x30, 10, 6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 2];
-        check(&client_auth, extended, good);
-        check(&[&client_auth[..], &[0]].concat(), extended, malformed);
+        check_value(&client_auth, extended, good);
+        check_value(&[&client_auth[..], &[0]].concat(), extended, malformed);
         let name = b"spiffe://keybound.local/device/a";
         let names = [&[0x30, 34, 0x86, 32][..], name].concat();
         let alternative = &[2, 5, 29, 17];
-        check(&names, alternative, good);
-        check(&[&names[..], &names].concat(), alternative, malformed);
-        check(&names[2..], alternative, malformed);
+        check_value(&names, alternative, good);
+        check_value(&[&names[..], &names].concat(), alternative, malformed);
+        check_value(&names[2..], alternative, malformed);
+        let constructed = [&[0x30, 34, 0xa6, 32][..], name].concat();
+        check_value(&constructed, alternative, malformed);
+        let long_form = [&[0x30, 35, 0x86, 0x81, 32][..], name].concat();
+        check_value(&long_form, alternative, malformed);
+        // Long enough that its length takes one octet more, and then two.
+        for length in [120, 127, 128, 200, 251, 252, 255] {
+            let domain = "d".repeat(length);
+            let longer = format!("spiffe://{domain}/device/a");
+            check(|p| p.subject_alt_names = vec![uri(&longer)], Ok(&longer));
+        }
     }
 
     #[test]

@@ -59,6 +59,23 @@ pub fn children(bytes: &[u8], tag: u8) -> Option<Vec<Element<'_>>> {
         .and_then(|element| all(element.content))
 }
 
+/// Whether the elements that fill `bytes`, and what they are made of down to `depth`, have the lengths that DER wants.
+pub fn has_least_lengths(bytes: &[u8], depth: usize) -> bool {
+    all(bytes).is_some_and(|elements| {
+        elements.iter().all(|element| {
+            let header = element.raw.len() - element.content.len();
+            let least = match element.content.len() {
+                0..=0x7f => 2,
+                0x80..=0xff => 3,
+                0x100..=0xffff => 4,
+                _ => 5,
+            };
+            let inside = element.tag & 0x20 == 0 || depth == 0;
+            header == least && (inside || has_least_lengths(element.content, depth - 1))
+        })
+    })
+}
+
 /// SEQUENCE.
 pub const SEQUENCE: u8 = 0x30;
 /// SET.
