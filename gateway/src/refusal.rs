@@ -62,6 +62,13 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             "Method refused",
             "CONNECT and TRACE do not pass the gateway. Use another method.".to_owned(),
         ),
+        Refusal::Head(fault @ HeadFault::Scheme) => (
+            S::BAD_REQUEST,
+            Code::MalformedRequest,
+            ERROR,
+            "Malformed request",
+            format!("{}. Correct the client.", capital(fault)),
+        ),
         Refusal::Head(
             fault @ (HeadFault::NoHost
             | HeadFault::SeveralHosts

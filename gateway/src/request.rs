@@ -23,6 +23,7 @@ use crate::handle::Handle;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
+use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
 use crate::record::{Outcome, Record, Unregistered, bounded};
 use crate::refusal::{Refusal, closes, response, wire};
@@ -263,12 +264,13 @@ fn sight(connection: &Connection, issued: &Issued, now: identity::Timestamp) {
 
 /// The request as upstreams expect it: HTTP/1.1, with nothing but path and query as its target.
 fn to_origin_form(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+    let path_fault = |fault| Refusal::Denied(Denial::Path(fault));
+    check_query(request.uri().query().unwrap_or_default()).map_err(path_fault)?;
     if request.uri().authority().is_some() {
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = request.uri().path_and_query().cloned();
-        *request.uri_mut() = http::Uri::from_parts(parts).map_err(|_| {
-            Refusal::Denied(Denial::Path(crate::pure::path::PathFault::NotAbsolute))
-        })?;
+        *request.uri_mut() =
+            http::Uri::from_parts(parts).map_err(|_| path_fault(PathFault::NotAbsolute))?;
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(())

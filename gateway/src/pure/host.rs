@@ -82,7 +82,7 @@ fn check_port(text: &str) -> Result<(), HostFault> {
             Err(HostFault::Port)
         };
     };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+    if !(1..=5).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(HostFault::Port);
     }
     digits
@@ -132,6 +132,7 @@ mod tests {
         check("a:", Err(HostFault::Port));
         check("a:+80", Err(HostFault::Port));
         check("a:65536", Err(HostFault::Port));
+        check("a:000443", Err(HostFault::Port));
         check("a:80:80", Err(HostFault::Port));
         check("::1", Err(HostFault::Port));
         check("[::1", Err(HostFault::Address));

@@ -46,8 +46,8 @@ pub enum PathFault {
     /// `%` without two hexadecimal digits.
     #[error("the path has a % without two hexadecimal digits")]
     Escape,
-    /// An encoded slash, backslash or control character.
-    #[error("the path has an encoded slash, backslash or control character")]
+    /// An encoded slash, backslash or control character, or a character in more bytes than it needs.
+    #[error("the path has an encoded slash, backslash, control character or overlong character")]
     Encoded,
     /// A segment that is `.` or `..` in some reading.
     #[error("the path has a . or .. segment")]
@@ -91,8 +91,33 @@ fn decode(segment: &str) -> Result<String, PathFault> {
         }
         decoded.push(byte);
     }
+    if decoded.windows(2).any(is_overlong) {
+        return Err(PathFault::Encoded);
+    }
     // Routes are ASCII, so other characters only have to stay different from ASCII ones.
     Ok(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// Whether two bytes begin a character in more bytes than it needs, which careless decoders take for an
+/// ASCII one (RFC 3629, section 10).
+fn is_overlong(pair: &[u8]) -> bool {
+    matches!(
+        pair,
+        [0xc0 | 0xc1, 0x80..=0xbf]
+            | [0xe0, 0x80..=0x9f]
+            | [0xf0, 0x80..=0x8f]
+            | [0xf8, 0x80..=0x87]
+            | [0xfc, 0x80..=0x83]
+    )
+}
+
+/// Checks a query, which is forwarded as it is: HTTP/2 lets characters pass that HTTP/1.1 has no place for.
+pub(crate) fn check_query(query: &str) -> Result<(), PathFault> {
+    if query.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        Ok(())
+    } else {
+        Err(PathFault::Character)
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +145,11 @@ mod tests {
         check("/v1%3Ba/x", Ok("/v1/x"));
         check("/%e4%bd%a0", Ok("/你"));
         check("/%252e%252e", Ok("/%2e%2e"));
+        check(
+            "/%e0%a4%a1%f0%90%80%80%c3%a4",
+            Ok("/\u{921}\u{10000}\u{e4}"),
+        );
+        check("/%c3%28%ff", Ok("/\u{fffd}(\u{fffd}"));
     }
 
     #[test]
@@ -138,11 +168,27 @@ mod tests {
         ] {
             check(path, Err(PathFault::DotSegment));
         }
-        for path in ["/a%2fb", "/a%2Fb", "/a%5cb", "/a%00", "/a%0d%0ab", "/%7f"] {
+        for path in [
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%00",
+            "/a%0d%0ab",
+            "/%7f",
+            "/%c1%a1",
+            "/%C0%AE",
+            "/%e0%81%a1",
+            "/%f0%80%80%af",
+            "/%f8%80%80%80%ae",
+        ] {
             check(path, Err(PathFault::Encoded));
         }
         for path in ["/%", "/%2", "/%zz", "/%+1"] {
             check(path, Err(PathFault::Escape));
+        }
+        assert_eq!(check_query("a=%20?/"), Ok(()));
+        for query in ["a b", "\u{e4}", "\u{7f}", "a#b"] {
+            assert_eq!(check_query(query), Err(PathFault::Character), "{query}");
         }
         for path in ["/a b", "/a\\b", "/a#b", "/a\u{e4}", "/a\0", "/a\r\n"] {
             check(path, Err(PathFault::Character));

@@ -20,6 +20,15 @@ pub(crate) fn asked_host(
     if hosts.next().is_some() {
         return Err(HeadFault::SeveralHosts);
     }
+    let schemes = ["https", "http"];
+    let known = |scheme: &str| {
+        schemes
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known))
+    };
+    if uri.authority().is_some() && !uri.scheme_str().is_some_and(known) {
+        return Err(HeadFault::Scheme);
+    }
     let host = match (uri.authority(), header) {
         (None, None) => return Err(HeadFault::NoHost),
         (None, Some(header)) => header.clone(),
@@ -75,6 +84,9 @@ pub(crate) enum HeadFault {
     /// CONNECT and TRACE.
     #[error("the method is not for a gateway")]
     Method,
+    /// A host with a scheme that is not HTTP's, or without one.
+    #[error("the target's scheme is neither https nor http")]
+    Scheme,
     /// No host at all.
     #[error("the request names no host")]
     NoHost,
@@ -139,6 +151,9 @@ mod tests {
             Err(HeadFault::Host(HostFault::Userinfo)),
         );
         check("GET", "/", &[""], Err(HeadFault::Host(HostFault::Empty)));
+        check("GET", "ftp://a/", &["a"], Err(HeadFault::Scheme));
+        check("GET", "a", &["a"], Err(HeadFault::Scheme));
+        check("GET", "HTTP://a/", &["a"], Ok("a"));
         check("CONNECT", "a:443", &["a:443"], Err(HeadFault::Method));
         check("TRACE", "/", &["a"], Err(HeadFault::Method));
     }

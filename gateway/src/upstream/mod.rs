@@ -138,12 +138,11 @@ fn explain(handle: &Handle, upload: &Upload, fault: UpstreamFault) -> Refusal {
 fn frame(headers: &mut HeaderMap, body: &Incoming) {
     headers.remove(TRANSFER_ENCODING);
     if body.is_end_stream() {
-        // A length of 0 is left as it was said; GET has none, POST has one.
-        if headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|value| value != "0")
+        // A length of 0 is passed on if it was said, and once, however often it was said.
+        if let Some(said) = headers.remove(CONTENT_LENGTH)
+            && said == "0"
         {
-            headers.remove(CONTENT_LENGTH);
+            headers.insert(CONTENT_LENGTH, said);
         }
         return;
     }

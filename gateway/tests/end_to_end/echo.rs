@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::authority::Identity;
 use crate::identity_names::{Name, judge};
-use crate::strict::{Message, Reading, read};
+use crate::strict::{Message, Reading, read, read_head};
 
 #[derive(Clone)]
 pub(crate) struct Echo {
@@ -58,10 +61,11 @@ impl Echo {
 
     async fn serve(&self, mut tcp: TcpStream) {
         let mut buffer = Vec::new();
+        let mut answered = false;
         loop {
             match read(&buffer) {
                 Reading::Request(message, used) => {
-                    let early = buffer.len() > used;
+                    let early = buffer.len() > used && !answered;
                     let answer = answer(&message);
                     let wait = message.target.contains("slow");
                     self.note(Event::Request(message));
@@ -73,11 +77,35 @@ impl Echo {
                     if wait {
                         tokio::time::sleep(Duration::from_millis(2)).await;
                     }
-                    if tcp.write_all(&answer).await.is_err() {
+                    if !std::mem::take(&mut answered) && tcp.write_all(&answer).await.is_err() {
                         return;
                     }
                 }
                 Reading::Malformed(why) => return self.note(Event::Malformed(why, buffer)),
+                Reading::Incomplete
+                    if !answered
+                        && let Some(message) = read_head(&buffer)
+                        && message.target.contains("early") =>
+                {
+                    answered = true;
+                    let mut answer = answer(&message);
+                    let leaves = message.target.contains("leave");
+                    if leaves {
+                        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+                        let end = end.expect("a head") + 2;
+                        answer.splice(end..end, *b"connection: close\r\n");
+                    }
+                    let written = tcp.write_all(&answer).await;
+                    if leaves {
+                        // Its answer arrives, whatever is still being sent.
+                        let _ = tcp.shutdown().await;
+                        let rest = async { while let Ok(1..) = tcp.read_buf(&mut buffer).await {} };
+                        let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
+                    }
+                    if leaves || written.is_err() {
+                        return self.note(Event::Partial);
+                    }
+                }
                 Reading::Incomplete => match tcp.read_buf(&mut buffer).await {
                     Ok(0) | Err(_) => {
                         if !buffer.is_empty() {
@@ -125,7 +153,14 @@ fn answer(message: &Message) -> Vec<u8> {
 
 /// Asserts that of all headers by which an upstream learns who calls, the request has just the gateway's,
 /// each once.
-pub(crate) fn assert_identified(message: &Message, device: &str, context: &str) {
+///
+/// The routes are those of [`crate::rig::snapshot`].
+pub(crate) fn assert_identified(
+    message: &Message,
+    device: &str,
+    identity: &Identity,
+    context: &str,
+) {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in &message.fields {
         let folded = fold(name);
@@ -148,18 +183,33 @@ pub(crate) fn assert_identified(message: &Message, device: &str, context: &str) 
         "request id in {message:?} of {context}"
     );
     let host = message.values("host")[0];
-    let expected = [
-        ("x-device-id", device),
-        ("x-forwarded-for", "127.0.0.1"),
-        ("x-forwarded-host", &String::from_utf8_lossy(host)),
-        ("x-forwarded-proto", "https"),
-    ]
-    .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
-    assert_eq!(found, BTreeMap::from(expected), "{message:?} of {context}");
+    let mut expected = vec![
+        ("x-forwarded-for", "127.0.0.1".to_owned()),
+        (
+            "x-forwarded-host",
+            String::from_utf8_lossy(host).into_owned(),
+        ),
+        ("x-forwarded-proto", "https".to_owned()),
+    ];
+    let at = |path: &str| {
+        let rest = message.target.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    };
+    if !at("/plain") {
+        expected.push(("x-device-id", device.to_owned()));
+    }
+    if at("/cert") {
+        let certificate = STANDARD.encode(&identity.certificate);
+        expected.push(("client-cert", format!(":{certificate}:")));
+    }
+    let expected = expected
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), vec![value]));
+    assert_eq!(found, expected.collect(), "{message:?} of {context}");
 }
 
 /// The name as the most careless of servers reads it.
-fn fold(name: &str) -> String {
+pub(crate) fn fold(name: &str) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.to_ascii_lowercase().chars().map(fold).collect()
 }

@@ -4,6 +4,8 @@ mod authority;
 mod client;
 mod connections_end;
 mod echo;
+mod forged_identity;
+mod frames;
 mod framing_is_strict;
 mod hand_made_tls;
 mod handshakes;
@@ -11,11 +13,14 @@ mod hostile;
 /// The list itself, so that a test cannot fall behind it.
 #[path = "../../src/pure/identity_names.rs"]
 mod identity_names;
+mod interleaved;
 mod key_updates_are_bounded;
 mod mutated_answers;
 mod odd_certificates_name_nobody_else;
+mod odd_frames;
 mod odd_framing;
 mod odd_parts;
+mod paths_and_routes;
 mod possession_is_proven;
 mod presented_chains_are_bounded;
 mod random;

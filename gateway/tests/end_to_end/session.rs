@@ -88,7 +88,7 @@ impl Lane {
         for event in self.echo.take() {
             match event {
                 Event::Request(message) => {
-                    assert_identified(&message, DEVICE, context);
+                    assert_identified(&message, DEVICE, &self.device, context);
                     arrived.push(message);
                 }
                 Event::Malformed(why, bytes) => {
@@ -114,10 +114,10 @@ impl Lane {
                 let upstream = arrived
                     .next()
                     .unwrap_or_else(|| panic!("{reply:?} out of nowhere to {context}"));
-                assert_eq!(
-                    mark,
-                    format!("{} {} {DEVICE}", upstream.method, upstream.target)
-                );
+                let named = !upstream.values("x-device-id").is_empty();
+                let device = if named { DEVICE } else { "" };
+                let expected = format!("{} {} {device}", upstream.method, upstream.target);
+                assert_eq!(mark, expected.trim_end(), "{context}");
                 assert_same(request, &upstream, context);
             } else {
                 reply.assert_refusal(request.is_some_and(|r| r.method == "HEAD"), context);
