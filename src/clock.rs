@@ -1,17 +1,14 @@
-//! The one place of this crate that asks what time it is, and that writes times for people.
+//! What time it is, and how times are written for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use identity::Timestamp;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Now, by the system's clock. A clock before 1970 reads as 1970.
+/// Now, as the CA sees it: never earlier than by the time that has passed since the start.
 pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(since_epoch.as_secs())
+    ca::now()
 }
 
 /// A time as RFC 3339 writes it, in UTC.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::http_server::{self, Answer};
+use crate::metrics::Metrics;
 
 /// What readiness is judged by.
 #[derive(Default)]
@@ -56,10 +57,29 @@ impl Health {
     }
 
     /// Asks the registry's writer every second whether it could write, until `shutdown`.
-    pub(crate) async fn probe(&self, authority: &Authority, shutdown: CancellationToken) {
+    pub(crate) async fn probe(
+        &self,
+        authority: &Authority,
+        metrics: &Metrics,
+        shutdown: CancellationToken,
+    ) {
+        let mut clock_was_right = true;
         loop {
+            let set_back = ca::clock_set_back_by();
+            metrics.clock_set_back.set(set_back.as_secs());
+            let clock_is_right = set_back <= CLOCK_TOLERANCE;
+            if std::mem::replace(&mut clock_was_right, clock_is_right) && !clock_is_right {
+                tracing::error!(
+                    target: "alarm", by = clock::roughly(set_back),
+                    "the system's clock was set back; time goes on as since the start"
+                );
+            }
             let empty = authority.sighted(Vec::new());
             let writable = matches!(tokio::time::timeout(PROBE_WITHIN, empty).await, Ok(Ok(())));
+            metrics.registry_writable.set(writable.into());
+            if !writable {
+                metrics.registry_faults.inc();
+            }
             if self.ca_writable.swap(writable, Ordering::Relaxed) && !writable {
                 tracing::error!("the registry cannot be written; nothing is issued or changed");
             }
@@ -100,8 +120,18 @@ impl Health {
                 None => reasons.push("The gateway has not heard from the registry yet.".to_owned()),
             },
         }
+        let ready = reasons.is_empty();
+        let set_back = ca::clock_set_back_by();
+        if set_back > CLOCK_TOLERANCE {
+            // Devices pass all the same: expiry goes on by the time that has passed since the start.
+            degraded = true;
+            reasons.push(format!(
+                "The system's clock was set back by {} since the start. Set it right, or restart if it is right now.",
+                clock::roughly(set_back)
+            ));
+        }
         Readiness {
-            ready: reasons.is_empty(),
+            ready,
             degraded,
             reasons,
         }
@@ -158,6 +188,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const MAX_CONNECTIONS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// Steps that a time service makes.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
 

@@ -58,6 +58,8 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
             }
         }
     }
+    // Whoever comes now is refused, rather than kept waiting for an answer that never comes.
+    drop(listener);
     connections.close();
     // Whoever has not finished by then is cut off when the runtime ends.
     let _ = tokio::time::timeout(DRAIN_WITHIN, connections.wait()).await;

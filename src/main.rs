@@ -17,6 +17,7 @@ mod feed;
 mod files;
 mod health;
 mod http_server;
+mod log;
 mod metrics;
 mod reasons;
 mod receipts;

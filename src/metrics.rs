@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::log;
+
 /// The root's counters and gauges.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -17,6 +19,12 @@ pub(crate) struct Metrics {
     pub(crate) feed_applied: Gauge<u64, AtomicU64>,
     /// When the server certificate ends.
     pub(crate) server_certificate_not_after: Gauge<u64, AtomicU64>,
+    /// Whether the registry could be written when it was last tried: 1 or 0.
+    pub(crate) registry_writable: Gauge<u64, AtomicU64>,
+    /// Probes that found that it could not.
+    pub(crate) registry_faults: Counter,
+    /// How far the system's clock is behind, since it was set back.
+    pub(crate) clock_set_back: Gauge<u64, AtomicU64>,
     /// Certificates of our CA that the registry does not know.
     pub(crate) unregistered: Counter,
     /// Changes made over the admin socket.
@@ -36,6 +44,9 @@ impl Metrics {
             enrollment: Family::default(),
             feed_applied: Gauge::default(),
             server_certificate_not_after: Gauge::default(),
+            registry_writable: Gauge::default(),
+            registry_faults: Counter::default(),
+            clock_set_back: Gauge::default(),
             unregistered: Counter::default(),
             device_changes: Counter::default(),
         };
@@ -60,9 +71,29 @@ impl Metrics {
             metrics.server_certificate_not_after.clone(),
         );
         registry.register(
+            "registry_writable",
+            "Whether the registry could be written when it was last tried, 1 or 0",
+            metrics.registry_writable.clone(),
+        );
+        registry.register(
+            "registry_faults",
+            "Times that the registry was tried, each second, and could not be written",
+            metrics.registry_faults.clone(),
+        );
+        registry.register(
+            "clock_set_back_seconds",
+            "How far the system's clock was set back since the start",
+            metrics.clock_set_back.clone(),
+        );
+        registry.register(
             "unregistered_certificates",
             "Requests with a certificate that the CA signed and the registry does not know",
             metrics.unregistered.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Lines of the log that nobody read in time",
+            log::LOST.clone(),
         );
         registry.register(
             "device_changes",

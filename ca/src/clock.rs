@@ -1,13 +1,30 @@
 //! The one place of this crate that asks what time it is.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use identity::Timestamp;
 
-/// Now, by the system's clock. A clock before 1970 reads as 1970.
-pub(crate) fn now() -> Timestamp {
+/// Now: by the system's clock, or by the time that has passed since the process first asked, whichever is later.
+///
+/// So nothing that has expired is valid again because the clock was set back. A clock that was ahead and is right
+/// again is believed, unless it was ahead from the start; then it is believed from the next start on.
+pub fn now() -> Timestamp {
+    let (start, asked) = &*START;
+    by_the_wall().max(start.plus(asked.elapsed()))
+}
+
+/// How far the system's clock is behind [`now`]: zero, unless it was set back.
+pub fn set_back_by() -> Duration {
+    now().since(by_the_wall())
+}
+
+/// A clock before 1970 reads as 1970.
+fn by_the_wall() -> Timestamp {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(since_epoch.as_secs())
 }
+
+static START: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (by_the_wall(), Instant::now()));

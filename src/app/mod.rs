@@ -267,8 +267,10 @@ impl Server {
             async move { authority.publish(ends.cancelled()).await },
         );
         let (health, authority) = (Arc::clone(&self.health), Arc::clone(&common.authority));
-        let ends = self.rest_ends.clone();
-        self.spawn("probe", async move { health.probe(&authority, ends).await });
+        let (metrics, ends) = (common.metrics.clone(), self.rest_ends.clone());
+        self.spawn("probe", async move {
+            health.probe(&authority, &metrics, ends).await;
+        });
         for listener in health_listeners {
             let (health, registry) = (Arc::clone(&self.health), Arc::clone(&registry));
             let ends = self.rest_ends.clone();
@@ -364,5 +366,6 @@ pub(crate) fn host_and_port(host: &str, port: u16) -> String {
     }
 }
 
-const DRAIN_WITHIN: Duration = Duration::from_secs(30);
-const FLUSH_WITHIN: Duration = Duration::from_secs(6);
+/// With the second that the gateway takes to cut what remains, and the time below, 30 s.
+const DRAIN_WITHIN: Duration = Duration::from_secs(25);
+const FLUSH_WITHIN: Duration = Duration::from_secs(4);

@@ -2,18 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use super::{Failure, check, output};
 use crate::app::{Server, Signals, host_and_port};
-use crate::cli::{LogFormat, ProcessArguments, ServeArguments, UpArguments};
+use crate::cli::{ProcessArguments, ServeArguments, UpArguments};
 use crate::config::file::{ConfigFile, GatewayTable, ListenTable, RouteTable};
 use crate::config::{Config, DEFAULT_DATA, Located, Place, Purpose};
+use crate::log::Log;
 
 /// Every role, from flags, file and defaults.
 pub(super) fn up(data: Option<PathBuf>, arguments: UpArguments) -> Result<(), Failure> {
@@ -137,7 +137,7 @@ fn run(
     process: ProcessArguments,
     welcome: Option<fn(&Installation, &Server) -> String>,
 ) -> Result<(), Failure> {
-    log_to_stderr(process.log_format)?;
+    let _log = Log::start(process.log_format)?;
     let passphrase = passphrase(process.passphrase_file.as_deref())?;
     // Issuance, queries and the feed run here; traffic has the gateway's own threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -164,12 +164,19 @@ fn run(
             admin = %addresses.admin.display(),
             "running"
         );
-        if let Some(welcome) = welcome
-            && let Err(failure) = output::print(welcome(&installation, &server))
-            && !failure.is_silent()
-        {
-            // Nobody reads what it says; that is no reason not to serve.
-            tracing::warn!(%failure, "the welcome cannot be printed");
+        if let Some(welcome) = welcome {
+            let text = welcome(&installation, &server);
+            // Perhaps nobody reads what it says; that is no reason not to serve, or to wait.
+            let printed = std::thread::Builder::new().spawn(move || {
+                if let Err(failure) = output::print(text)
+                    && !failure.is_silent()
+                {
+                    tracing::warn!(%failure, "the welcome cannot be printed");
+                }
+            });
+            if let Err(error) = printed {
+                tracing::warn!(%error, "the welcome cannot be printed");
+            }
         }
         server
             .run(signals)
@@ -293,23 +300,6 @@ fn passphrase(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure>
         ));
     }
     Ok(Some(passphrase))
-}
-
-fn log_to_stderr(format: LogFormat) -> Result<(), Failure> {
-    let filter = match std::env::var("KEYBOUND_LOG") {
-        Ok(filter) => EnvFilter::try_new(&filter)
-            .map_err(|error| Failure::usage(format!("KEYBOUND_LOG={filter:?}: {error}.")))?,
-        Err(_) => EnvFilter::new("info"),
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let set = match format {
-        LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
-    };
-    set.map_err(|error| Failure::refused(format!("The log cannot be set up: {error}.")))
 }
 
 const PASSPHRASE: &str = "KEYBOUND_CA_PASSPHRASE";

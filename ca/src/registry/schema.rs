@@ -61,6 +61,9 @@ pub enum RegistryFault {
         "the check of the registry's journal did not come to an end; the server's log says why"
     )]
     Unfinished,
+    /// Somebody reads it for so long that its log cannot be emptied.
+    #[error("the registry is being read; it is tried again")]
+    Busy,
     /// The writer thread could not be started.
     #[error("the registry's thread cannot be started: {0}")]
     Thread(std::io::Error),

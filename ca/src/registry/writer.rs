@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use identity::Fingerprint;
 use rusqlite::Connection;
@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::apply::{Applying, Failure};
 use super::operation::{Outcome, Rejection, Request};
 use super::schema::{self, Opened, RegistryFault, State};
-use super::{Check, Unavailable};
+use super::{Check, Unavailable, values};
+use crate::clock;
 use crate::pure::seal::SealKey;
 
 type Results = Vec<Result<Outcome, Rejection>>;
@@ -38,6 +39,14 @@ pub(super) fn spawn(
     published: watch::Sender<u64>,
     checked: watch::Sender<Check>,
 ) -> Result<(), RegistryFault> {
+    let behind = opened.state.head.at.since(clock::now());
+    if behind > CLOCK_TOLERANCE {
+        tracing::error!(
+            target: "alarm", seconds = behind.as_secs(),
+            "the system's clock is behind the newest entry of the journal: it is wrong now, or was then; certificates that \
+             had expired may be valid again"
+        );
+    }
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     let waiting = if opened.unchecked {
         let (path, messages) = (place.path.clone(), messages.clone());
@@ -60,6 +69,7 @@ pub(super) fn spawn(
         waiting,
         published,
         checked,
+        doubtful: false,
     };
     thread("registry")
         .spawn(move || writer.run(queue))
@@ -98,6 +108,8 @@ struct Writer {
     waiting: Option<Vec<(Vec<Request>, Reply)>>,
     published: watch::Sender<u64>,
     checked: watch::Sender<Check>,
+    /// The last commit failed: only one that really writes shows that the disk is well again.
+    doubtful: bool,
 }
 
 impl Writer {
@@ -142,6 +154,9 @@ impl Writer {
         let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         match self.commit(requests) {
             Ok(results) => {
+                if std::mem::take(&mut self.doubtful) {
+                    tracing::warn!("the registry can be written again");
+                }
                 self.published.send_replace(self.state.head.seq);
                 for (reply, results) in replies.into_iter().zip(results) {
                     // Whoever asked may have gone; what was committed stays.
@@ -151,6 +166,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, "the registry cannot be written; nothing is issued or changed");
                 self.connection = None;
+                self.doubtful = true;
                 for reply in replies {
                     let _ = reply.send(Err(Unavailable));
                 }
@@ -174,6 +190,13 @@ impl Writer {
             results.push(batch);
         }
         let state = applying.finish()?;
+        if self.doubtful {
+            // A group without a change would commit without touching the disk.
+            connection.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('writable_after', ?1)",
+                [values::integer(state.head.seq)],
+            )?;
+        }
         fail::fail_point!("ca::before-commit");
         connection.execute_batch("COMMIT")?;
         fail::fail_point!("ca::after-commit");
@@ -184,6 +207,9 @@ impl Writer {
 
     /// After a failed commit the file is read anew and must hold the journal that was known to be durable,
     /// or that with the one group more whose commit was reported as failed.
+    ///
+    /// After a failed sync the kernel may count pages as written that are not, so nothing of the log is relied on:
+    /// what it holds is written to the database itself, and synced there, before anybody is answered by it.
     fn reopen(&mut self) -> Result<Connection, RegistryFault> {
         let Place { path, root, key } = &self.place;
         let opened = schema::open(path, root, key)?;
@@ -193,6 +219,13 @@ impl Writer {
         let seq = opened.state.head.seq;
         if seq < self.state.head.seq {
             return Err(RegistryFault::Journal { after: seq });
+        }
+        let busy: bool =
+            opened
+                .connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            return Err(RegistryFault::Busy);
         }
         tracing::warn!(seq, "the registry was opened and checked again");
         self.state = opened.state;
@@ -221,6 +254,9 @@ fn one(
         Err(Failure::Database(error)) => Err(error.into()),
     }
 }
+
+/// Two machines' clocks may differ by so much.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// Requests in one transaction: enough to share the disk's sync, few enough to answer soon.
 const LARGEST_GROUP: usize = 256;

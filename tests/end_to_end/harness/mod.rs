@@ -77,12 +77,20 @@ impl Server {
             &[keybound().display().to_string()],
         ]
         .concat();
+        let file = data.join("addresses.json");
+        // Left by a server that was killed; this one's is waited for.
+        let _ = std::fs::remove_file(&file);
+        let listen = ["--gateway-listen", "--enrollment-listen", "--health-listen"];
+        let chosen = |flag: &&&str| !setup.arguments.iter().any(|argument| argument == **flag);
         let child = Command::new(&program[0])
             .args(&program[1..])
             .args(["--data", data.to_str().unwrap(), "up"])
-            .args(["--gateway-listen", "127.0.0.1:0"])
-            .args(["--enrollment-listen", "127.0.0.1:0"])
-            .args(["--health-listen", "127.0.0.1:0"])
+            .args(
+                listen
+                    .iter()
+                    .filter(chosen)
+                    .flat_map(|flag| [*flag, "127.0.0.1:0"]),
+            )
             .args(&setup.arguments)
             .envs(setup.environment)
             .stdin(Stdio::null())
@@ -135,6 +143,11 @@ impl Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// The number of the process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn log(&self) -> String {
