@@ -11,20 +11,19 @@ use identity::Timestamp;
 /// again is believed, unless it was ahead from the start; then it is believed from the next start on.
 pub fn now() -> Timestamp {
     let (start, asked) = &*START;
-    by_the_wall().max(start.plus(asked.elapsed()))
+    Timestamp(by_the_wall().max(*start + asked.elapsed()).as_secs())
 }
 
 /// How far the system's clock is behind [`now`]: zero, unless it was set back.
 pub fn set_back_by() -> Duration {
-    now().since(by_the_wall())
+    now().since(Timestamp(by_the_wall().as_secs()))
 }
 
-/// A clock before 1970 reads as 1970.
-fn by_the_wall() -> Timestamp {
-    let since_epoch = SystemTime::now()
+/// Since 1970. A clock before that reads as 1970.
+fn by_the_wall() -> Duration {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(since_epoch.as_secs())
+        .unwrap_or_default()
 }
 
-static START: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (by_the_wall(), Instant::now()));
+static START: LazyLock<(Duration, Instant)> = LazyLock::new(|| (by_the_wall(), Instant::now()));

@@ -20,7 +20,7 @@ use crate::feed::{self, Applied};
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
 use crate::record::Record;
-use crate::shared::Shared;
+use crate::shared::{Shared, now};
 use crate::status_table::StatusTable;
 use crate::tls::Acceptor;
 use crate::upstream::UpstreamTimeouts;
@@ -120,6 +120,8 @@ pub enum StartFault {
 impl Gateway {
     /// Binds every address for every worker, so that a mistake shows before anything is served.
     pub fn bind(options: Options, registry: &mut Registry) -> Result<Bound, StartFault> {
+        // From here on no time goes backwards.
+        now();
         let workers = options.workers.max(1);
         let mut addresses = Vec::with_capacity(options.listen.len());
         let mut sockets: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();

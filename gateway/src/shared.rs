@@ -1,7 +1,7 @@
 //! What the workers share: read on the hot path without locks.
 
 use std::sync::{Arc, LazyLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use identity::feed::Sighting;
@@ -48,14 +48,14 @@ impl Shared {
 /// Now: by the clock on the wall, or by the time that has passed since it was first asked, whichever is later. So
 /// no certificate that has expired is valid again because the clock was set back.
 pub(crate) fn now() -> Timestamp {
-    static START: LazyLock<(Timestamp, Instant)> =
-        LazyLock::new(|| (by_the_wall(), Instant::now()));
+    static START: LazyLock<(Duration, Instant)> = LazyLock::new(|| (by_the_wall(), Instant::now()));
     let (start, asked) = &*START;
-    by_the_wall().max(start.plus(asked.elapsed()))
+    Timestamp(by_the_wall().max(*start + asked.elapsed()).as_secs())
 }
 
-/// Before 1970 it counts as 1970, when no certificate was valid.
-fn by_the_wall() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| since.as_secs()))
+/// Since 1970, when no certificate was valid; an earlier time counts as that.
+fn by_the_wall() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -1,9 +1,11 @@
 //! The registry's disk fails: syncs report errors, writes find no room, the disk is really full. Nothing is issued or
 //! revoked then, everybody is told so, devices that exist are served; and when the disk is well, so is the CA.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::rig::{Key, Reply, Right, Strace, Target, certificate_in, exchange, registry};
 use crate::harness::{Server, Setup, eventually, figure, text};
@@ -190,7 +192,6 @@ fn and_after_one_failed_sync_the_registry_is_read_again_before_it_is_believed() 
     let key = Key::new("new");
     let token = scene.target.token("new").unwrap();
     let trace = "trace=fsync,fdatasync,pwrite64,openat,ftruncate";
-    // A reader keeps the shared memory, so that the log is not simply replayed.
     let strace = Strace::attach(&scene.server, &[trace, "inject=fsync:error=EIO:when=1"]);
     assert_eq!(
         scene.target.est(&key, Right::Token(&token)).unwrap().code(),
@@ -206,7 +207,8 @@ fn and_after_one_failed_sync_the_registry_is_read_again_before_it_is_believed() 
             .unwrap_or_else(|| panic!("{what:?} after {}", log[from..].join("\n")))
     };
     let failed = after(0, &["fsync(", "registry.sqlite-wal>", "(INJECTED)"]);
-    let opened = after(failed, &["openat(", "registry.sqlite\""]);
+    // SQLite uses the database's descriptor again; the log is opened anew.
+    let opened = after(failed, &["openat(", "registry.sqlite-wal\""]);
     // What the log held is in the database itself, synced, before the log is used again.
     let synced = after(opened, &["fsync(", "registry.sqlite>", "= 0"]);
     let emptied = after(synced, &["ftruncate(", "registry.sqlite-wal>"]);
@@ -252,28 +254,48 @@ fn when_it_is_full() {
     let key = Key::new("new");
     let token = scene.target.token("new").unwrap();
     let filler = disk.path.join("filler");
-    let fill = || {
-        use std::io::Write as _;
-        let mut file = std::fs::File::create(&filler).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-    };
-    fill();
-    // The log may have had some room left.
-    let started = Instant::now();
-    let mut answered = Vec::new();
-    for number in 0.. {
-        let key = Key::new(&format!("last-{number}"));
-        let Ok(token) = std::panic::catch_unwind(|| scene.target.token(&key.id).unwrap()) else {
-            break;
-        };
-        let reply = scene.target.est(&key, Right::Token(&token)).unwrap();
-        if reply.status != 200 {
-            break;
+    // Somebody takes every block that becomes free: what a refusal gives back as well.
+    let fills = AtomicBool::new(true);
+    let answered = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&filler);
+            let mut file = options.unwrap();
+            while fills.load(Ordering::Relaxed) {
+                if file.write_all(&[1; 4096]).is_err() && file.write_all(&[1; 16]).is_err() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        let _ends = Ends(&fills);
+        let mut answered = Vec::new();
+        let mut refused_in_a_row = 0;
+        for number in 0..400 {
+            let key = Key::new(&format!("last-{number}"));
+            let asked = serde_json::json!({ "devices": [key.id], "life_seconds": 3600 });
+            let made = scene.target.admin("POST", "/v1/tokens", &asked).unwrap();
+            let token = made.json()["results"][0]["made"]["token"]
+                .as_str()
+                .map(str::to_owned);
+            let reply = token.map(|token| scene.target.est(&key, Right::Token(&token)).unwrap());
+            match reply.filter(|reply| reply.status == 200) {
+                Some(reply) => {
+                    answered.push(certificate_in(&reply));
+                    refused_in_a_row = 0;
+                }
+                None => refused_in_a_row += 1,
+            }
+            if refused_in_a_row == 20 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
-        answered.push(certificate_in(&reply));
-        assert!(started.elapsed() < Duration::from_secs(20));
-    }
-    scene.refuses(&key, &token);
+        assert_eq!(refused_in_a_row, 20);
+        scene.refuses(&key, &token);
+        answered
+    });
     std::fs::remove_file(&filler).unwrap();
     scene.recovers(&key, &token);
     let registry = registry(&scene.server.path("data"));
@@ -294,6 +316,14 @@ fn when_it_is_full() {
     );
     scene.ends();
     disk.unmount();
+}
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// A file system of a few megabytes.

@@ -6,18 +6,19 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::Fingerprint;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConnection, StreamOwned};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-use crate::harness::client::config_of;
 use crate::harness::{Server, Setup, eventually};
 
 /// SplitMix64: the same numbers for the same seed, on every machine.
@@ -88,7 +89,7 @@ impl Reply {
     }
 }
 
-/// Sends a request and reads its answer. An answer that is cut short is an error.
+/// Sends a request and reads its answer. No answer is an error, and so is one that [`is_cut_short`].
 pub fn exchange(stream: &mut (impl Read + Write), head: &str, body: &[u8]) -> io::Result<Reply> {
     let head = format!("{head}content-length: {}\r\n\r\n", body.len());
     stream.write_all(&[head.as_bytes(), body].concat())?;
@@ -120,12 +121,27 @@ pub fn read_reply(stream: &mut impl Read) -> io::Result<Reply> {
                 });
             }
         }
-        match stream.read(&mut space)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+        let read = stream.read(&mut space);
+        match read.or_else(|error| {
+            if received.is_empty() {
+                Err(error)
+            } else {
+                Ok(0)
+            }
+        })? {
+            0 if received.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Err(io::Error::new(io::ErrorKind::InvalidData, CUT_SHORT)),
             read => received.extend_from_slice(&space[..read]),
         }
     }
 }
+
+/// Whether an answer had begun, and did not come to its end.
+pub fn is_cut_short(error: &io::Error) -> bool {
+    error.to_string() == CUT_SHORT
+}
+
+const CUT_SHORT: &str = "the answer was cut short";
 
 /// A key, and a request for a certificate that names nobody but `id`.
 pub struct Key {
@@ -166,6 +182,20 @@ pub struct Target {
     pub enrollment: SocketAddr,
     pub gateway: SocketAddr,
     pub roots: PathBuf,
+    /// How far the clients' clocks are off, in seconds.
+    pub offset: Arc<AtomicI64>,
+}
+
+/// The clock of a client.
+#[derive(Debug)]
+struct Offset(Arc<AtomicI64>);
+
+impl TimeProvider for Offset {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = UnixTime::now().as_secs();
+        let now = now.saturating_add_signed(self.0.load(Ordering::Relaxed));
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(now)))
+    }
 }
 
 impl Target {
@@ -175,6 +205,7 @@ impl Target {
             enrollment: server.enrollment(),
             gateway: server.gateway(),
             roots: server.root_file(),
+            offset: Arc::default(),
         }
     }
 
@@ -215,13 +246,25 @@ impl Target {
         address: SocketAddr,
         identity: Option<(&Key, &[u8])>,
     ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let identity = identity.map(|(key, certificate)| {
-            (
-                vec![CertificateDer::from(certificate.to_vec())],
-                key.private(),
-            )
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(&self.roots).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clock = Arc::new(Offset(Arc::clone(&self.offset)));
+        let builder = ClientConfig::builder_with_details(provider, clock)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = Arc::new(match identity {
+            Some((key, certificate)) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from(certificate.to_vec())],
+                    key.private(),
+                )
+                .unwrap(),
+            None => builder.with_no_client_auth(),
         });
-        let config = Arc::new(config_of(&self.roots, identity, &["http/1.1"]));
         let tcp = TcpStream::connect(address)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
