@@ -70,7 +70,7 @@ fn cause_lines(server: &Server, device: &Device) {
     let url = server.url("/");
     let arguments = [
         &["--http2", "--fail", "--output", "/dev/null"][..],
-        &[&url; 20],
+        &[url.as_str(); 20],
     ]
     .concat();
     let output = device.curl(server, &arguments);
