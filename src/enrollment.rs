@@ -118,7 +118,11 @@ impl Enrollment {
         {
             Ok(Ok(body)) => {
                 let request = Request::from_parts(head, body.to_bytes());
-                est::answer(&self.authority, request, peer).await
+                let answer = est::answer(&self.authority, request, peer);
+                match http_server::unless_it_panics(answer).await {
+                    Some(answer) => answer,
+                    None => return self.failed(address, started),
+                }
             }
             Ok(Err(error)) if error.is::<LengthLimitError>() => est::too_large(),
             Ok(Err(_)) | Err(_) => return broken_off(),
@@ -143,6 +147,37 @@ impl Enrollment {
     }
 }
 
+impl Enrollment {
+    /// The answer to a request that hit a bug; others go on.
+    fn failed(&self, address: SocketAddr, started: Instant) -> Answer {
+        const CODE: &str = "internal-error";
+        tracing::error!(%address, "a request for enrollment hit a bug");
+        self.metrics.enrollment("-", CODE);
+        self.decisions.enrollment(EnrollmentDecision {
+            at: clock::now(),
+            address,
+            device: None,
+            server_name: None,
+            operation: None,
+            outcome: CODE.to_owned(),
+            status: Some(500),
+            duration: started.elapsed(),
+            detail: None,
+        });
+        let problem = Problem::new(
+            500,
+            CODE,
+            "Internal error",
+            "The server failed on this request; its log says more. Send it again.",
+        );
+        closing(http_server::answer(
+            500,
+            Problem::MEDIA_TYPE,
+            problem.to_json(),
+        ))
+    }
+}
+
 fn complete(response: Response<Bytes>) -> Answer {
     response.map(Full::new)
 }
@@ -154,8 +189,15 @@ fn broken_off() -> Answer {
         "The request did not arrive",
         "The body did not arrive completely in the time allowed. Send it again.",
     );
-    let mut answer = http_server::answer(408, Problem::MEDIA_TYPE, problem.to_json());
-    // Whatever still comes is not the next request.
+    closing(http_server::answer(
+        408,
+        Problem::MEDIA_TYPE,
+        problem.to_json(),
+    ))
+}
+
+/// The last answer of its connection: whatever still comes is not the next request.
+fn closing(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(
         http::header::CONNECTION,
         http::HeaderValue::from_static("close"),

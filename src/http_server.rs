@@ -1,10 +1,12 @@
 //! The one loop that serves plain HTTP/1.1 on the listeners of the control plane, within bounds.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,7 +49,9 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
             Ok((tcp, address)) => {
                 let connection = handle(tcp, address);
                 connections.spawn(async move {
-                    connection.await;
+                    if unless_it_panics(connection).await.is_none() {
+                        tracing::error!(%address, "a connection was ended by a bug");
+                    }
                     drop(place);
                 });
             }
@@ -63,6 +67,17 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     connections.close();
     // Whoever has not finished by then is cut off when the runtime ends.
     let _ = tokio::time::timeout(DRAIN_WITHIN, connections.wait()).await;
+}
+
+/// What a future comes to; `None` if it panics, of which the panic's own message says more.
+pub(crate) async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        // It is not polled again after a panic.
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 /// Serves one connection, for at most `lifetime`, and gently ends it on `shutdown`.

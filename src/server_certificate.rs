@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,12 +74,20 @@ impl Renewal {
         // One of the future was made while the clock was wrong.
         let serves =
             |stored: &Stored| stored.validity.not_before <= now && now < due(stored.validity);
-        let stored = match self.load().filter(serves) {
-            Some(stored) => stored,
-            None => self.issue().await?,
+        // One that cannot be used is replaced; it is not worth refusing to start.
+        let kept = self.load().filter(serves).and_then(|stored| {
+            let due = self.announce(&stored);
+            let certificate = ServerCertificate::new(stored.chain, stored.key).ok()?;
+            Some((certificate, due))
+        });
+        let (certificate, due) = match kept {
+            Some(kept) => kept,
+            None => {
+                let stored = self.issue().await?;
+                let due = self.announce(&stored);
+                (ServerCertificate::new(stored.chain, stored.key)?, due)
+            }
         };
-        let due = self.announce(&stored);
-        let certificate = ServerCertificate::new(stored.chain, stored.key)?;
         Ok((Arc::new(certificate), due))
     }
 
@@ -178,9 +186,12 @@ impl Renewal {
         files::write_atomically(&self.file, content, 0o600)
     }
 
-    /// What is kept, if it is whole, of this CA and for exactly these names.
+    /// What is kept, if it is whole, of this CA, for exactly these names, and its key nobody else's to read.
     fn load(&self) -> Option<Stored> {
-        let text = Zeroizing::new(fs::read(&self.file).ok()?);
+        if fs::metadata(&self.file).ok()?.mode() & 0o077 != 0 {
+            return None;
+        }
+        let text = Zeroizing::new(files::read_at_most(&self.file, LONGEST_FILE).ok()?);
         let mut key = None;
         let mut chain = Vec::new();
         for part in pem::parse_many(text.as_slice()).ok()? {
@@ -249,6 +260,7 @@ fn pem_of(tag: &str, contents: Vec<u8>) -> String {
     )
 }
 
+const LONGEST_FILE: usize = 64 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 

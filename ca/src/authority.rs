@@ -62,8 +62,11 @@ impl Authority {
         private_directory(parent)?;
         let lock = lock(parent)?;
         let now = clock::now();
-        if !options.directory.try_exists().map_err(OpenError::Files)? {
-            create(&options, now)?;
+        // A link that leads nowhere is no first start: what it led to is missing.
+        match fs::symlink_metadata(&options.directory) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&options, now)?,
+            Err(error) => return Err(OpenError::Files(error)),
         }
         let keys = Keys::load(&options.directory, options.passphrase.as_ref(), now)?;
         let (registry, trust_domain) = Registry::open(
@@ -294,6 +297,14 @@ pub enum OpenError {
     /// Files cannot be made or read.
     #[error("the data directory cannot be used: {0}")]
     Files(io::Error),
+    /// The lock cannot be opened.
+    #[error("{} cannot be opened: {error}; remove it", .file.display())]
+    Lock {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// Another process has it.
     #[error("another process uses {}; stop it, or choose another directory with --data", .directory.display())]
     InUse {
@@ -372,13 +383,14 @@ fn sync_directory(path: &Path) -> Result<(), OpenError> {
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(directory.join("lock"))
-        .map_err(OpenError::Files)?;
+        .open(&path)
+        .map_err(|error| OpenError::Lock { file: path, error })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse {

@@ -66,6 +66,7 @@ pub(crate) async fn answer(
         .await
         .unwrap_or_else(|_| {
             connection.worker.shared.metrics.panics.inc();
+            tracing::error!(request_id = ?request_id, "a request hit a bug");
             Err(Refusal::Panic)
         });
     let mut unregistered = None;

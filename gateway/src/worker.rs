@@ -102,6 +102,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         spawn_local(async move {
             if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
                 metrics.metrics.panics.inc();
+                tracing::error!(%address, "a connection was ended by a bug");
             }
             drop(open);
         });

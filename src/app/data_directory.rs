@@ -55,7 +55,15 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StartFault> {
             mode,
         });
     }
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(fault)
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(fault)?;
+    // A first start makes a CA. Where there was one, a new one would turn every device away.
+    let exists = |name: &str| fs::symlink_metadata(directory.join(name)).is_ok();
+    if exists("gateway") && !exists("ca") {
+        return Err(StartFault::CaMissing {
+            directory: directory.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Removes a file that may be gone already.

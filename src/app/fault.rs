@@ -14,6 +14,8 @@ pub(crate) enum StartFault {
     Open(#[from] ca::OpenError),
     #[error("{} is writable by others (mode {mode:o}), who could replace the CA's keys; run chmod go-w on it, or choose another directory with --data", .directory.display())]
     OpenToOthers { directory: PathBuf, mode: u32 },
+    #[error("{} has a server certificate and no CA; put back its folder ca from a backup, or choose an empty directory with --data", .directory.display())]
+    CaMissing { directory: PathBuf },
     #[error("{} cannot be used: {error}", .path.display())]
     File { path: PathBuf, error: io::Error },
     #[error("{0}")]

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{Failure, output};
 use crate::config::file::ConfigFile;
-use crate::config::{self, Config, Mistake, Purpose};
+use crate::config::{self, Config, Mistake, Place, Purpose};
+use crate::files;
 
 #[derive(Serialize)]
 struct Report {
@@ -32,9 +33,20 @@ pub(super) fn run(path: &Path, json: bool) -> Result<(), Failure> {
 
 /// The file as written, with what cannot be read of it.
 pub(super) fn read(path: &Path) -> Result<(ConfigFile, Vec<Mistake>), Failure> {
-    let source =
-        std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
-    Ok(ConfigFile::parse(&source))
+    let source = files::read_at_most(path, LONGEST_FILE)
+        .map_err(|error| Failure::file("read", path, &error))?;
+    let valid = match std::str::from_utf8(&source) {
+        Ok(text) => return Ok(ConfigFile::parse(text)),
+        Err(error) => error.valid_up_to(),
+    };
+    // The rest of it is read all the same, so that every mistake is in one report.
+    let (file, mut mistakes) = ConfigFile::parse(&String::from_utf8_lossy(&source));
+    let lines_before = source[..valid].iter().filter(|byte| **byte == b'\n');
+    mistakes.push(Mistake {
+        place: Place::Line(lines_before.count() + 1),
+        sentence: "this is not UTF-8; save the file in that encoding".to_owned(),
+    });
+    Ok((file, mistakes))
 }
 
 /// The configuration, or all its mistakes as one failure.
@@ -65,3 +77,6 @@ fn host_name() -> Option<String> {
         .ok()
         .map(str::to_owned)
 }
+
+/// Thousands of routes fit.
+const LONGEST_FILE: usize = 1024 * 1024;

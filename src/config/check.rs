@@ -105,8 +105,8 @@ impl Notes {
 
     fn data(&mut self, data: Option<Located<String>>) -> PathBuf {
         match data {
-            Some(data) if data.value.is_empty() => {
-                self.note(data.place, "data is empty; name a directory");
+            Some(data) if data.value.trim().is_empty() => {
+                self.note(data.place, "data is blank; name a directory");
                 PathBuf::new()
             }
             Some(data) => PathBuf::from(data.value),

@@ -10,10 +10,13 @@
 mod harness;
 
 mod a_clock_that_was_wrong_does_no_lasting_harm;
+mod a_configuration_with_mistakes_starts_nothing;
 mod a_device_enrolls_connects_is_identified_and_is_revoked;
 mod a_folder_of_requests_is_signed_and_signed_again;
+mod a_panic_ends_one_request_only;
 mod a_renewal_loses_no_request;
 mod a_saved_session_cannot_be_resumed;
+mod files_that_are_not_as_they_were_left_stop_the_start;
 mod forged_identity_never_reaches_an_upstream;
 mod nginx_receives_what_the_device_sent;
 mod no_revocation_slips_between_entering_and_reading;

@@ -52,6 +52,7 @@ pub async fn answer(
     request: Request<Bytes>,
     peer: Option<&CertificateDer<'_>>,
 ) -> Answer {
+    fail::fail_point!("ca::est");
     let operation = match Operation::of(request.uri().path()) {
         Some(operation) => operation,
         None => return Refused::unknown_operation(request.uri().path()).answer("-", None),

@@ -22,6 +22,16 @@ pub enum KeyFault {
         /// The file.
         file: String,
     },
+    /// Others than its owner may read or change a key.
+    #[error(
+        "{file} may be read or changed by others (mode {mode:o}); run chmod 600 on it, and start with a new CA if somebody could have copied it"
+    )]
+    OpenToOthers {
+        /// The file.
+        file: String,
+        /// Its mode.
+        mode: u32,
+    },
     /// The key is encrypted.
     #[error("the CA's keys are encrypted; set KEYBOUND_CA_PASSPHRASE")]
     PassphraseMissing,

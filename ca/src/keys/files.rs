@@ -1,8 +1,8 @@
 //! Key files: encrypted or not, readable by their owner only.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use pkcs8::pkcs5::pbes2;
@@ -52,6 +52,53 @@ pub(super) fn decrypt(
     }
 }
 
+/// Reads a file of ours; `Damaged` if it is longer than any of them, which is found out without reading it all.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+    read_open(path).and_then(|(file, _)| read_all(path, file))
+}
+
+/// Reads a key, which nobody but its owner may be able to read or change.
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+    let (file, mode) = read_open(path)?;
+    if mode & 0o077 != 0 {
+        return Err(KeyFault::OpenToOthers {
+            file: path.display().to_string(),
+            mode: mode & 0o7777,
+        });
+    }
+    read_all(path, file)
+}
+
+fn read_open(path: &Path) -> Result<(File, u32), KeyFault> {
+    let open = || {
+        let file = File::open(path)?;
+        let mode = file.metadata()?.mode();
+        Ok((file, mode))
+    };
+    open().map_err(|error| unreadable(path, error))
+}
+
+fn read_all(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+    // Room for all of it, so that no copy of a key is left behind by growing.
+    let mut content = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
+    file.take(LONGEST as u64 + 1)
+        .read_to_end(&mut content)
+        .map_err(|error| unreadable(path, error))?;
+    if content.len() > LONGEST {
+        return Err(KeyFault::Damaged {
+            file: path.display().to_string(),
+        });
+    }
+    Ok(content)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> KeyFault {
+    KeyFault::Read {
+        file: path.display().to_string(),
+        error,
+    }
+}
+
 /// Writes a file that does not exist yet, readable by its owner only, and waits until it is on the disk.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file: File = OpenOptions::new()
@@ -63,3 +110,6 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
+
+/// Longer than any key or certificate of a CA.
+const LONGEST: usize = 16 * 1024;

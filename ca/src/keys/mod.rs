@@ -5,7 +5,6 @@
 mod fault;
 mod files;
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 pub use fault::KeyFault;
-use files::{decrypt, encrypt, write_new};
+use files::{decrypt, encrypt, read, read_secret, write_new};
 
 use crate::pure::draft::{Draft, date};
 
@@ -97,18 +96,12 @@ impl CertificateAuthority {
         now: Timestamp,
     ) -> Result<Self, KeyFault> {
         let file = |suffix: &str| directory.join(format!("{name}.{suffix}"));
-        let read = |path: &Path| {
-            fs::read(path).map_err(|error| KeyFault::Read {
-                file: path.display().to_string(),
-                error,
-            })
-        };
         let damaged = |suffix: &str| KeyFault::Damaged {
             file: file(suffix).display().to_string(),
         };
-        let certificate = pem::parse(read(&file("pem"))?).map_err(|_| damaged("pem"))?;
+        let certificate = pem::parse(read(&file("pem"))?.as_slice()).map_err(|_| damaged("pem"))?;
         let der = CertificateDer::from(certificate.into_contents());
-        let text = Zeroizing::new(read(&file("key"))?);
+        let text = read_secret(&file("key"))?;
         let pkcs8 = decrypt(&text, passphrase).map_err(|fault| match fault {
             Some(fault) => fault,
             None => damaged("key"),
@@ -210,16 +203,13 @@ impl Keys {
             }
         }
         let file = directory.join(SERIAL_KEY_FILE);
-        let text = Zeroizing::new(fs::read_to_string(&file).map_err(|error| KeyFault::Read {
-            file: file.display().to_string(),
-            error,
-        })?);
-        let serial_key =
-            text.trim_end()
-                .parse::<identity::Serial>()
-                .map_err(|_| KeyFault::Damaged {
-                    file: file.display().to_string(),
-                })?;
+        let text = read_secret(&file)?;
+        let serial_key = std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.trim_end().parse::<identity::Serial>().ok())
+            .ok_or_else(|| KeyFault::Damaged {
+                file: file.display().to_string(),
+            })?;
         Ok(Self {
             reserved: [root.key, device.key, infrastructure.key],
             root: root.certificate,

@@ -122,6 +122,9 @@ impl Grant {
     }
 }
 
+/// The reason in the journal of a certificate that spent a token. A start counts them.
+pub(crate) const BY_TOKEN: &str = "by token";
+
 /// What is to be done about a request.
 #[derive(Debug)]
 pub(crate) enum Decision {

@@ -5,6 +5,7 @@
 //! no type of the database, crosses this module's border.
 
 mod apply;
+mod derived;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod operation;

@@ -8,8 +8,7 @@ use identity::{Fingerprint, Index, Status, TrustDomain};
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::read;
-use super::values;
+use super::{derived, read, values};
 use crate::pure::enroll::Standing;
 use crate::pure::journal::{Action, Entry, Head};
 use crate::pure::seal::{SealKey, Sum};
@@ -41,6 +40,11 @@ pub enum RegistryFault {
         "the registry's tables and its journal disagree about {0}; restore the data directory from a backup"
     )]
     Contradiction(String),
+    /// The tag over the certificates is not one of this CA.
+    #[error(
+        "the seal of the registry's certificates does not fit: they were altered, or serial.key is another CA's; restore the data directory from a backup"
+    )]
+    Seal,
     /// The registry of another CA.
     #[error(
         "the registry belongs to another CA than the root certificate beside it; put back the files that belong together"
@@ -131,9 +135,7 @@ pub(super) fn open(
     }
     // Looked at last: if the journal is whole, it says which certificate was altered.
     if sealed == Some(false) {
-        return Err(RegistryFault::Contradiction(
-            "the seal of the certificates".into(),
-        ));
+        return Err(RegistryFault::Seal);
     }
     Ok(Opened {
         connection,
@@ -143,13 +145,29 @@ pub(super) fn open(
     })
 }
 
-/// The file itself, the journal from its first entry to its last, and the tables against what it says.
+/// The file itself, the journal from its first entry to its last, and the tables against what it says; at the same
+/// time on another thread, the tables against each other.
 pub(super) fn check(connection: &Connection) -> Result<(), RegistryFault> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let path = connection
+        .path()
+        .map(Path::new)
+        .ok_or(RegistryFault::Unfinished)?;
+    // A quick_check does not notice an index that lost a row: a device that cannot be found cannot be revoked.
+    let verdict: String =
+        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(RegistryFault::Damaged(verdict));
     }
-    follow(connection)?.compare(connection)
+    std::thread::scope(|scope| {
+        let derived = scope.spawn(|| {
+            let reader = reader(path)?;
+            // All of it as of one moment: devices may be revoked meanwhile.
+            let transaction = reader.unchecked_transaction()?;
+            derived::check(&transaction, &trust_domain(&transaction)?)
+        });
+        follow(connection)?.compare(connection)?;
+        derived.join().unwrap_or(Err(RegistryFault::Unfinished))
+    })
 }
 
 /// A connection that cannot write.
@@ -330,6 +348,10 @@ fn check_owner(connection: &Connection, root: &Fingerprint) -> Result<TrustDomai
     if owner != Some(root.0) {
         return Err(RegistryFault::OtherCa);
     }
+    trust_domain(connection)
+}
+
+fn trust_domain(connection: &Connection) -> Result<TrustDomain, RegistryFault> {
     match meta::<String>(connection, "trust_domain")? {
         Some(text) => {
             TrustDomain::parse(&text).map_err(|error| RegistryFault::Damaged(error.to_string()))

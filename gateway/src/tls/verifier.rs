@@ -41,6 +41,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        fail::fail_point!("gateway::verifier");
         // Before anything is parsed: whoever pays for reading these is not known yet.
         let length = |certificates: &[CertificateDer<'_>]| -> usize {
             certificates.iter().map(|one| one.len()).sum()

@@ -1,6 +1,7 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
 
 mod authority;
+mod bad_answers;
 mod client;
 mod connections_end;
 mod echo;

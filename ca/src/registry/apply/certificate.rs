@@ -12,8 +12,8 @@ use super::super::operation::{
 use super::super::read;
 use super::super::values::{self, integer};
 use super::{Applying, By, Failure};
-use crate::pure::enroll::{self, Decision};
-use crate::pure::journal::Action;
+use crate::pure::enroll::{self, BY_TOKEN, Decision};
+use crate::pure::journal::{Action, Entry};
 use crate::pure::seal;
 
 impl Applying<'_> {
@@ -39,13 +39,26 @@ impl Applying<'_> {
                 (device.as_str().to_owned(), Some(number))
             }
         };
-        let seq = self.append(
-            by,
-            Action::CertificateIssued,
-            &subject,
+        let by_token = matches!(
+            new.owner,
+            Owner::Device {
+                requester: enroll::Requester::Token { .. },
+                ..
+            }
+        );
+        let seq = self.write(
+            Entry {
+                seq: self.state.head.seq + 1,
+                at: by.at,
+                actor: by.actor.clone(),
+                action: Action::CertificateIssued,
+                subject,
+                index: Some(new.index),
+                status: Some(Status::Pending),
+                certificate: Some(new.certificate),
+                reason: by_token.then(|| BY_TOKEN.to_owned()),
+            },
             device,
-            Some((new.index, Status::Pending)),
-            Some(new.certificate),
         )?;
         self.connection
             .prepare_cached(

@@ -135,7 +135,6 @@ impl<'c> Applying<'c> {
             device.as_str(),
             Some(number),
             None,
-            None,
         )?;
         Ok(Outcome::Done)
     }
@@ -208,7 +207,6 @@ impl<'c> Applying<'c> {
             id.as_str(),
             Some(number),
             Some((index, status)),
-            None,
         )?;
         Ok(())
     }
@@ -220,7 +218,6 @@ impl<'c> Applying<'c> {
         subject: &str,
         device: Option<i64>,
         change: Option<(Index, Status)>,
-        certificate: Option<Fingerprint>,
     ) -> Result<u64, rusqlite::Error> {
         self.write(
             Entry {
@@ -231,7 +228,7 @@ impl<'c> Applying<'c> {
                 subject: subject.to_owned(),
                 index: change.map(|(index, _)| index),
                 status: change.map(|(_, status)| status),
-                certificate,
+                certificate: None,
                 reason: None,
             },
             device,

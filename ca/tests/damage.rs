@@ -1,0 +1,516 @@
+//! A database that is not as it was left: altered, damaged, older, or another's. It is refused with a sentence that says
+//! what to do, or everything in it is as it was.
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use ca::{Actor, Authority, OpenError, Options};
+use http::Request;
+use identity::certificate::Parsed;
+use identity::feed::Sighting;
+use identity::{DeviceId, Timestamp};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rusqlite::Connection;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DEVICES: [&str; 6] = [
+    "active",
+    "revoked",
+    "suspended",
+    "replaced",
+    "waiting",
+    "renewed",
+];
+
+fn open(data: &Path) -> Result<Authority, OpenError> {
+    Authority::open(Options {
+        directory: data.join("ca"),
+        trust_domain: None,
+        passphrase: None,
+        device_certificate_life: 24 * HOUR * 90,
+    })
+}
+
+fn id(text: &str) -> DeviceId {
+    DeviceId::parse(text).unwrap()
+}
+
+fn operator() -> Actor {
+    Actor::Operator("test".into())
+}
+
+fn csr() -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let key = KeyPair::generate().unwrap();
+    params.serialize_request(&key).unwrap().der().to_vec()
+}
+
+/// Enrolls with a token of its own, and is used once.
+async fn enroll(authority: &Authority, device: &str) {
+    let tokens = authority.new_tokens(&operator(), &[id(device)], HOUR).await;
+    let token = tokens.unwrap().pop().unwrap().unwrap();
+    let credentials = STANDARD.encode(format!("{device}:{}", token.expose()));
+    let request = Request::post("/.well-known/est/simpleenroll")
+        .header("authorization", format!("Basic {credentials}"))
+        .header("content-type", "application/pkcs10")
+        .body(Bytes::from(STANDARD.encode(csr())))
+        .unwrap();
+    let answer = ca::est::answer(authority, request, None).await;
+    assert_eq!(answer.response.status(), 200, "{:?}", answer.decision);
+    seen(authority, device).await;
+}
+
+/// Uses the newest certificate.
+async fn seen(authority: &Authority, device: &str) {
+    let record = authority
+        .registry()
+        .device(&id(device))
+        .await
+        .unwrap()
+        .unwrap();
+    let sighting = Sighting {
+        index: record.certificates[0].index,
+        device: id(device),
+        at: Timestamp(1_800_000_000),
+        address: [127, 0, 0, 1].into(),
+    };
+    authority.sighted(vec![sighting]).await.unwrap();
+}
+
+/// A registry with something of everything; its directory.
+async fn lived_in() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = open(directory.path()).unwrap();
+    for device in ["active", "revoked", "suspended", "replaced", "renewed"] {
+        enroll(&authority, device).await;
+    }
+    authority
+        .sign(&operator(), &id("renewed"), &csr())
+        .await
+        .unwrap();
+    seen(&authority, "renewed").await;
+    for device in ["revoked", "waiting", "replaced"] {
+        let tokens = authority.new_tokens(&operator(), &[id(device)], HOUR).await;
+        tokens.unwrap().pop().unwrap().unwrap();
+    }
+    let reason = Some("lost");
+    authority
+        .revoke(&operator(), &id("revoked"), reason)
+        .await
+        .unwrap();
+    authority
+        .suspend(&operator(), &id("suspended"), None)
+        .await
+        .unwrap();
+    authority
+        .replace(&operator(), &id("replaced"), None)
+        .await
+        .unwrap();
+    enroll(&authority, "replaced").await;
+    authority.publish(async {}).await;
+    drop(authority);
+    // The writer ends on its own; its lock is the sign.
+    drop(reopened(directory.path()));
+    directory
+}
+
+/// Opens what must be sound, once whoever had it has gone.
+fn reopened(data: &Path) -> Authority {
+    let mut tries = 0;
+    loop {
+        match open(data) {
+            Err(OpenError::InUse { .. }) if tries < 200 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap_or_else(|error| panic!("{error}")),
+        }
+    }
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    // Whoever closes the database removes files of it meanwhile.
+    for _ in 0..100 {
+        let to = tempfile::tempdir().unwrap();
+        let mut copying = std::process::Command::new("cp");
+        copying.arg("-a").arg(from.join("ca")).arg(to.path());
+        if copying.output().unwrap().status.success() {
+            return to;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{} cannot be copied", from.display());
+}
+
+fn database(data: &Path) -> Connection {
+    Connection::open(data.join("ca/registry.sqlite")).unwrap()
+}
+
+fn alter(data: &Path, sql: &str) -> usize {
+    let connection = database(data);
+    connection
+        .execute_batch("PRAGMA foreign_keys = OFF")
+        .unwrap();
+    connection
+        .execute(sql, [])
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Everything that decides, device by device.
+async fn oracle(authority: &Authority) -> Vec<String> {
+    let mut told = Vec::new();
+    for device in DEVICES {
+        let record = authority
+            .registry()
+            .device(&id(device))
+            .await
+            .unwrap()
+            .unwrap();
+        told.push(format!(
+            "{device} {:?} {}",
+            record.standing, record.open_tokens
+        ));
+        for certificate in record.certificates {
+            let identity = (
+                certificate.index,
+                certificate.serial,
+                certificate.certificate,
+            );
+            told.push(format!("{identity:?} {:?}", certificate.status));
+        }
+        let history = authority
+            .registry()
+            .history(&id(device), 100)
+            .await
+            .unwrap();
+        told.push(format!("{history:?}"));
+    }
+    told
+}
+
+#[tokio::test]
+async fn an_untouched_copy_opens_and_says_the_same() {
+    let directory = lived_in().await;
+    let before = oracle(&reopened(directory.path())).await;
+    let copy = copy(directory.path());
+    assert_eq!(oracle(&reopened(copy.path())).await, before);
+    assert!(before.iter().any(|line| line.contains("Suspended")));
+}
+
+/// Columns that nothing is decided by; the bounds of a range of indexes, of which only those that were used matter (tested
+/// below); and those whose alteration by somebody who can write to the file cannot be noticed: who
+/// can do that can also make a token of their own choice, up to the seal of the certificates, whose key is elsewhere.
+const UNWATCHED: [&str; 10] = [
+    "device.created_at",
+    "device.last_seen_at",
+    "device.last_seen_address",
+    "certificate.changed_at",
+    "token.hash",
+    "token.created_at",
+    "token.expires_at",
+    "lease.lifetime",
+    "lease.next",
+    "lease.end",
+];
+
+#[tokio::test]
+async fn no_column_that_decides_is_altered_unnoticed() {
+    let directory = lived_in().await;
+    let tables = [
+        "journal",
+        "device",
+        "certificate",
+        "certificate_der",
+        "device_key",
+        "token",
+        "lease",
+    ];
+    let columns: Vec<(String, String, String)> = {
+        let connection = database(directory.path());
+        let mut columns = Vec::new();
+        for table in tables {
+            let mut statement = connection
+                .prepare("SELECT name, type FROM pragma_table_info(?1)")
+                .unwrap();
+            let rows = statement
+                .query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap();
+            for row in rows {
+                let (name, kind) = row.unwrap();
+                columns.push((table.to_owned(), name, kind));
+            }
+        }
+        columns
+    };
+    let mut refused = 0;
+    for (table, column, kind) in &columns {
+        let name = format!("{table}.{column}");
+        // Every row for itself, or the first and the last few of a long table.
+        let values = match kind.as_str() {
+            "INTEGER" => vec![
+                format!("{column} + 1"),
+                format!("{column} - 1"),
+                "NULL".into(),
+                "0".into(),
+                "1".into(),
+            ],
+            "TEXT" => vec![
+                format!("{column} || 'x'"),
+                format!("'other'"),
+                "NULL".into(),
+            ],
+            _ => vec![
+                "zeroblob(32)".into(),
+                "NULL".into(),
+                format!("{column} || x'00'"),
+            ],
+        };
+        let rows: Vec<String> = {
+            let connection = database(directory.path());
+            let key = if matches!(table.as_str(), "device_key" | "token") {
+                if table == "token" {
+                    "hex(hash)"
+                } else {
+                    "hex(sha256)"
+                }
+            } else {
+                "rowid"
+            };
+            let mut statement = connection
+                .prepare(&format!("SELECT {key} || '' FROM {table}"))
+                .unwrap();
+            let rows = statement
+                .query_map([], |row| row.get::<_, String>(0))
+                .unwrap();
+            let rows = rows.map(|row| format!("{key} || '' = '{}'", row.unwrap()));
+            rows.collect()
+        };
+        assert!(!rows.is_empty(), "{table}");
+        for row in rows.iter().step_by(1 + rows.len() / 8) {
+            for value in &values {
+                let copy = copy(directory.path());
+                let connection = database(copy.path());
+                connection
+                    .execute_batch("PRAGMA foreign_keys = OFF")
+                    .unwrap();
+                let sql = format!(
+                    "UPDATE {table} SET {column} = {value} WHERE {row} AND {column} IS NOT {value}"
+                );
+                // What the table itself does not take (NOT NULL, unique) cannot stand in it.
+                if connection.execute(&sql, []).unwrap_or(0) == 0 {
+                    continue;
+                }
+                drop(connection);
+                let opened = open(copy.path()).map(|_| ());
+                if UNWATCHED.contains(&name.as_str()) {
+                    continue;
+                }
+                let error = match opened {
+                    Err(error) => error.to_string(),
+                    Ok(()) => panic!("not noticed: {sql}"),
+                };
+                assert!(
+                    error.contains("restore the data directory from a backup"),
+                    "{sql}: {error}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    println!("figure: alterations of single values in the registry, each refused: {refused}");
+    assert!(refused > 200, "{refused}");
+}
+
+#[tokio::test]
+async fn what_was_added_removed_or_moved_is_noticed() {
+    let directory = lived_in().await;
+    for sql in [
+        // The newest entry gone, with its traces.
+        "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)",
+        // A copy at the end.
+        "INSERT INTO journal SELECT (SELECT max(seq) + 1 FROM journal), at, actor, action, subject, device, idx, status,
+             certificate, reason, hash FROM journal WHERE seq = 1",
+        "UPDATE journal SET seq = seq + 1000000 WHERE seq > 5",
+        // A token of one's own.
+        "INSERT INTO token (hash, device, created_at, expires_at) SELECT randomblob(32), 1, 0, 1 << 40",
+        "DELETE FROM token WHERE voided = 1",
+        "DELETE FROM token",
+        // A token that can be spent once more, and a void one that is good again.
+        "UPDATE token SET spent_key = NULL, spent_index = NULL WHERE voided = 0",
+        "UPDATE token SET voided = 0",
+        "UPDATE device_key SET blocked = 0",
+        "DELETE FROM device_key WHERE blocked = 1",
+        // Indexes that would be given out again.
+        "UPDATE lease SET next = 65536",
+        "DELETE FROM lease",
+        // A certificate that no revocation of its device would reach.
+        "UPDATE certificate SET device = (SELECT number FROM device WHERE id = 'waiting')
+         WHERE device = (SELECT number FROM device WHERE id = 'active')",
+        "DELETE FROM certificate_der",
+        "UPDATE meta SET value = 'other.test' WHERE key = 'trust_domain'",
+        "DELETE FROM meta WHERE key = 'trust_domain'",
+        "DELETE FROM meta WHERE key = 'root'",
+        "DELETE FROM meta WHERE key = 'head'",
+        "UPDATE meta SET value = zeroblob(32) WHERE key = 'seal'",
+    ] {
+        let copy = copy(directory.path());
+        assert!(alter(copy.path(), sql) > 0, "{sql}");
+        let error = open(copy.path()).map(|_| ()).expect_err(sql).to_string();
+        assert!(
+            error.contains("restore the data directory") || error.contains("put back the files"),
+            "{sql}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_newest_entry_and_its_traces_taken_out_together_are_missed() {
+    let directory = lived_in().await;
+    // Somebody who knows the tables well undoes the last thing that was done, and sets the end to the entry before.
+    let connection = database(directory.path());
+    connection
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal);
+             UPDATE meta SET value = (SELECT hash FROM journal ORDER BY seq DESC LIMIT 1) WHERE key = 'head';
+             UPDATE certificate SET status = 1 WHERE idx =
+                 (SELECT idx FROM certificate WHERE status = 2 ORDER BY issued_seq DESC LIMIT 1);",
+        )
+        .unwrap();
+    drop(connection);
+    let error = open(directory.path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("seal"), "{error}");
+}
+
+#[tokio::test]
+async fn random_damage_is_refused_or_changes_nothing() {
+    let directory = lived_in().await;
+    let before = oracle(&reopened(directory.path())).await;
+    let sound = std::fs::read(directory.path().join("ca/registry.sqlite")).unwrap();
+    let seed: u64 = std::env::var("KEYBOUND_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(7);
+    let mut state = seed;
+    let mut random = move |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % bound as u64) as usize
+    };
+    let rounds = if std::env::var_os("KEYBOUND_LONG").is_some() {
+        500
+    } else {
+        40
+    };
+    let (mut refused, mut harmless) = (0, 0);
+    for round in 0..rounds {
+        let copy = copy(directory.path());
+        let mut bytes = sound.clone();
+        let mut changes = Vec::new();
+        for _ in 0..=random(3) {
+            let page = random(bytes.len() / 4096);
+            let (at, length) = (random(4096), 1 + random(16));
+            for place in page * 4096 + at..(page * 4096 + at + length).min(bytes.len()) {
+                bytes[place] = random(256) as u8;
+            }
+            changes.push((page, at, length));
+        }
+        if round % 10 == 9 {
+            let length = random(bytes.len());
+            bytes.truncate(length);
+            changes.push((0, length, 0));
+        }
+        std::fs::write(copy.path().join("ca/registry.sqlite"), &bytes).unwrap();
+        match open(copy.path()) {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains("restore")
+                        || error.contains("put back")
+                        || error.contains("newer program"),
+                    "{error}"
+                );
+                refused += 1;
+            }
+            Ok(authority) => {
+                assert_eq!(
+                    oracle(&authority).await,
+                    before,
+                    "seed {seed}, round {round}: {changes:?}"
+                );
+                harmless += 1;
+            }
+        }
+    }
+    println!(
+        "figure: databases with random damage: {refused} refused, {harmless} where it hit nothing"
+    );
+    assert!(refused > 0 && harmless > 0, "{refused} {harmless}");
+}
+
+#[tokio::test]
+async fn what_an_older_backup_does_not_know_is_unknown_and_its_indexes_are_not_mixed_up() {
+    let directory = lived_in().await;
+    let backup = copy(directory.path());
+    let authority = reopened(directory.path());
+    let lost = authority
+        .sign(&operator(), &id("later"), &csr())
+        .await
+        .unwrap();
+    authority
+        .revoke(&operator(), &id("active"), None)
+        .await
+        .unwrap();
+    drop(authority);
+    let authority = reopened(backup.path());
+    // A whole older copy is whole: what came after it is not in it, revocations too (SECURITY.md).
+    assert!(authority.certificate(&lost.serial).await.unwrap().is_none());
+    let record = authority
+        .registry()
+        .device(&id("active"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(format!("{:?}", record.standing), "Good");
+    // An index may come again, but never a serial, and a fingerprint tells the certificates apart.
+    let next = authority
+        .sign(&operator(), &id("next"), &csr())
+        .await
+        .unwrap();
+    assert_ne!(next.serial, lost.serial);
+    assert!(authority.certificate(&lost.serial).await.unwrap().is_none());
+    let known = authority.certificate(&next.serial).await.unwrap().unwrap();
+    assert_eq!(known.certificate, identity::Fingerprint::of(&next.der));
+    assert_ne!(
+        known.certificate,
+        Parsed::from_der(&lost.der)
+            .unwrap()
+            .leaf()
+            .unwrap()
+            .certificate
+    );
+}
+
+#[tokio::test]
+async fn another_cas_serial_key_or_database_is_noticed() {
+    let (here, there) = (lived_in().await, lived_in().await);
+    for (file, words) in [
+        ("serial.key", "serial.key is another CA's"),
+        ("registry.sqlite", "belongs to another CA"),
+    ] {
+        let mixed = copy(here.path());
+        std::fs::copy(
+            there.path().join("ca").join(file),
+            mixed.path().join("ca").join(file),
+        )
+        .unwrap();
+        let error = open(mixed.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(words), "{file}: {error}");
+    }
+}
