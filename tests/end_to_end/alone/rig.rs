@@ -213,9 +213,10 @@ impl Target {
         let mut stream = UnixStream::connect(&self.admin)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let head = format!("{method} {path} HTTP/1.1\r\nhost: keybound\r\n");
-        let body = match body {
-            Value::Null => Vec::new(),
-            body => body.to_string().into_bytes(),
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
         };
         exchange(&mut stream, &head, &body)
     }
