@@ -25,8 +25,8 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) method: &'static str,
     pub(crate) steps: Vec<Step>,
-    heard: Heard,
-    after: After,
+    pub(crate) heard: Heard,
+    pub(crate) after: After,
 }
 
 fn case(name: &'static str, steps: Vec<Step>, heard: Heard, after: After) -> Case {
