@@ -93,7 +93,9 @@ impl FromStr for EnrollmentCode {
         let (host, port) = server.rsplit_once(':').ok_or(CodeError::Server)?;
         let host_is_legal =
             |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-        if host.is_empty() || !host.bytes().all(host_is_legal) || port.parse::<u16>().is_err() {
+        // A number may have a sign where text is parsed, and may not in a port.
+        let port_is_legal = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        if host.is_empty() || !host.bytes().all(host_is_legal) || !port_is_legal {
             return Err(CodeError::Server);
         }
         let mut fingerprint = [0; 32];
@@ -155,6 +157,7 @@ mod tests {
             ("kb1~a:1~b", CodeError::Shape),
             (&text.replace("kb1", "kb2"), CodeError::Version),
             (&text.replace(":8444", ""), CodeError::Server),
+            (&text.replace(":8444", ":+8444"), CodeError::Server),
             (&text.replace("abab", "ab"), CodeError::Token),
             (
                 &text.replace("thermostat-7", ""),

@@ -344,23 +344,6 @@ mod tests {
     }
 
     #[test]
-    fn the_signatures_algorithm_says_nothing_beside_its_name() {
-        let good = csr(|_| {});
-        let with = |parameters: Option<der::Any>| {
-            let mut request = CertReq::from_der(&good).expect("DER");
-            request.algorithm.parameters = parameters;
-            VerifiedCsr::from_der(&request.to_der().expect("DER")).map(|_| ())
-        };
-        let any = |tag, bytes: &[u8]| der::Any::new(tag, bytes).expect("short");
-        let algorithm = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
-        let refused = Err(CsrFault::Key(KeyFault::SignatureAlgorithm(algorithm)));
-        assert_eq!(with(None), Ok(()));
-        assert_eq!(with(Some(der::Any::null())), Ok(()));
-        assert_eq!(with(Some(any(der::Tag::OctetString, b"x"))), refused);
-        assert_eq!(with(Some(any(der::Tag::Sequence, &[4, 0x81, 0]))), refused);
-    }
-
-    #[test]
     fn pem_is_taken_from_people() {
         let der = csr(|_| {});
         let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));

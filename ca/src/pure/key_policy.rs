@@ -65,11 +65,6 @@ impl PublicKey {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), KeyFault> {
-        // Absent for elliptic curves, NULL for RSA; people's tools mix the two up, and neither says anything.
-        let says_more = algorithm.parameters.as_ref().is_some_and(|p| !p.is_null());
-        if says_more {
-            return Err(KeyFault::SignatureAlgorithm(algorithm.oid));
-        }
         let verification = verification_of(self.kind, algorithm.oid)?;
         // RFC 8410, section 3, RFC 5758, section 3.2, and RFC 4055, section 5: none, or NULL for RSA.
         let as_prescribed = match &algorithm.parameters {

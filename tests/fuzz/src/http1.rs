@@ -53,8 +53,9 @@ pub enum Body {
     Tunnel,
 }
 
-/// Reads `stream`; `is_tunnel` says whether a request for a WebSocket is granted.
-pub fn read(stream: &[u8], is_tunnel: bool) -> Reading {
+/// Reads `stream`; `is_tunnel` says whether a request for a WebSocket is granted, `is_uri` whether the HTTP library
+/// takes a target.
+pub fn read(stream: &[u8], is_tunnel: bool, is_uri: fn(&[u8]) -> bool) -> Reading {
     let mut clean = 0;
     let mut requests = 0;
     let reading = |requests, clean, end| Reading {
@@ -72,7 +73,13 @@ pub fn read(stream: &[u8], is_tunnel: bool) -> Reading {
             Ok(None) => return reading(requests, clean, End::InHead),
             Err(Broken) => return reading(requests, clean, End::Broken),
         };
-        let Ok(body) = head(&rest[..length]).and_then(|head| body(&head)) else {
+        let Ok(body) = head(&rest[..length]).and_then(|head| {
+            if is_uri(head.target) {
+                body(&head)
+            } else {
+                Err(Broken)
+            }
+        }) else {
             return reading(requests, clean, End::Broken);
         };
         clean += length;
@@ -154,8 +161,7 @@ pub fn head(bytes: &[u8]) -> Result<Head<'_>, Broken> {
         .map(|line| {
             let colon = line.iter().position(|byte| *byte == b':').ok_or(Broken)?;
             let (name, value) = (&line[..colon], &line[colon + 1..]);
-            let legal = |byte: &u8| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..);
-            if !is_token(name) || !value.iter().all(legal) {
+            if !is_token(name) || !value.iter().all(|byte| is_value(*byte)) {
                 return Err(Broken);
             }
             Ok((name, trim(value)))
@@ -205,13 +211,15 @@ pub fn body(head: &Head<'_>) -> Result<Body, Broken> {
         }
         (_, _) => return Err(Broken),
     };
-    let upgrades =
-        matches!(values(b"upgrade")[..], [value] if value.eq_ignore_ascii_case(b"websocket"));
-    let connection = values(b"connection").iter().any(|value| {
-        value
-            .split(|byte| *byte == b',')
-            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    });
+    let lists = |name: &[u8], token: &[u8]| {
+        values(name).iter().any(|value| {
+            value
+                .split(|byte| *byte == b',')
+                .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+        })
+    };
+    let upgrades = lists(b"upgrade", b"websocket");
+    let connection = lists(b"connection", b"upgrade");
     if head.method == b"GET" && head.minor == 1 && upgrades && connection {
         return match body {
             Body::None => Ok(Body::Tunnel),
@@ -291,7 +299,6 @@ pub fn chunks(bytes: &[u8]) -> Chunks {
         }
     }
     let trailers = at;
-    let mut trailer_length = 0;
     loop {
         match bytes.get(at) {
             None => return Chunks::Unfinished,
@@ -308,24 +315,31 @@ pub fn chunks(bytes: &[u8]) -> Chunks {
             }
             Some(_) => {}
         }
-        // A line feed is not counted by the watcher: it cannot stand alone.
-        let text = bytes[at..]
+        let start = at;
+        let name = bytes[at..]
             .iter()
-            .take_while(|byte| !matches!(byte, b'\r' | b'\n' | 0))
+            .take_while(|byte| is_token(&[**byte]))
             .count();
-        if trailer_length + text >= MAX_HEAD {
-            return Chunks::Broken {
-                at: at + (MAX_HEAD - trailer_length),
-            };
+        at += name;
+        if name > 0 && bytes.get(at) == Some(&b':') {
+            let value = bytes[at..]
+                .iter()
+                .take_while(|byte| is_value(**byte))
+                .count();
+            at += value;
         }
-        at += text;
-        trailer_length += text;
+        // No byte of a line, but its line feed, may stand behind the limit.
+        let limit = start.max(trailers + MAX_HEAD - 4);
+        if limit <= at && limit < bytes.len() {
+            return Chunks::Broken { at: limit };
+        }
+        if at < bytes.len() && (bytes[at] != b'\r' || !bytes[start..at].contains(&b':')) {
+            return Chunks::Broken { at };
+        }
         match line_end(bytes, at) {
             Ok(end) => at = end,
             Err(end) => return end,
         }
-        trailer_length += 1;
-        debug_assert!(at > trailers);
     }
 }
 
@@ -339,6 +353,10 @@ fn line_end(bytes: &[u8], at: usize) -> Result<usize, Chunks> {
         }
     }
     Ok(at + 2)
+}
+
+fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)
 }
 
 fn is_token(bytes: &[u8]) -> bool {
@@ -379,7 +397,11 @@ mod tests {
                 clean,
                 end,
             };
-            assert_eq!(read(stream.as_bytes(), false), expected, "{stream:?}");
+            assert_eq!(
+                read(stream.as_bytes(), false, |_| true),
+                expected,
+                "{stream:?}"
+            );
         };
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let length = get.len();

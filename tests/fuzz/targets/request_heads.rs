@@ -16,7 +16,9 @@ fuzz_target!(init: seeds::write_if_asked(first_inputs), |stream: &[u8]| {
 
 fn check(stream: &[u8], is_tunnel: bool) {
     let (clean, violation, in_body) = judge(stream, &[stream.len()], is_tunnel);
-    let reading = http1::read(stream, is_tunnel);
+    let reading = http1::read(stream, is_tunnel, |target| {
+        http::Uri::try_from(target).is_ok()
+    });
     assert_eq!(
         violation.is_some(),
         reading.end == End::Broken,
