@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::rig::{Key, Right, Target, certificate_in, is_cut_short};
+use super::rig::{
+    Key, Right, Target, certificate_in, est_request, is_cut_short, read_reply,
+};
 use crate::harness::{Device, Server, Setup, figure, text};
 
 /// Of the long answer.
@@ -155,6 +157,14 @@ fn with_downloads_requests_and_enrollments_under_way() {
                 Ok(target.est(&key, Right::Token(&token))?.status)
             })
         });
+        // One request for a certificate has arrived by half.
+        let late = Key::new("late");
+        let token = target.token("late").unwrap();
+        let mut half = target.tls(enrollment, None).unwrap();
+        let request = est_request(&late, Right::Token(&token));
+        let (first, rest) = request.split_at(request.len() - 100);
+        half.write_all(first).unwrap();
+        half.flush().unwrap();
         // Every download has begun.
         sleep(Duration::from_millis(900));
         let started = Instant::now();
@@ -167,6 +177,11 @@ fn with_downloads_requests_and_enrollments_under_way() {
             let refused = TcpStream::connect(address);
             assert!(refused.is_err(), "{address} still listens");
         }
+        // What had begun to arrive is answered.
+        half.write_all(rest).unwrap();
+        half.flush().unwrap();
+        let reply = read_reply(&mut half).unwrap();
+        assert_eq!(reply.status, 200, "{reply:?}");
         let content = content();
         for (child, file, http) in downloads {
             let output = child.wait_with_output().unwrap();

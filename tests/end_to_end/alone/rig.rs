@@ -290,18 +290,9 @@ impl Target {
         key: &Key,
         right: Right<'_>,
     ) -> io::Result<Reply> {
-        let (path, credentials) = match right {
-            Right::Token(token) => {
-                let basic = STANDARD.encode(format!("{}:{token}", key.id));
-                ("simpleenroll", format!("authorization: Basic {basic}\r\n"))
-            }
-            Right::Certificate(..) => ("simplereenroll", String::new()),
-        };
-        let head = format!(
-            "POST /.well-known/est/{path} HTTP/1.1\r\nhost: localhost\r\n\
-             content-type: application/pkcs10\r\n{credentials}"
-        );
-        exchange(stream, &head, STANDARD.encode(&key.csr).as_bytes())
+        stream.write_all(&est_request(key, right))?;
+        stream.flush()?;
+        read_reply(stream)
     }
 
     /// What the gateway answers this device on `GET /`.
@@ -309,6 +300,24 @@ impl Target {
         let mut stream = self.tls(self.gateway, Some((key, certificate)))?;
         exchange(&mut stream, "GET / HTTP/1.1\r\nhost: localhost\r\n", &[])
     }
+}
+
+/// The bytes of the request.
+pub fn est_request(key: &Key, right: Right<'_>) -> Vec<u8> {
+    let (path, credentials) = match right {
+        Right::Token(token) => {
+            let basic = STANDARD.encode(format!("{}:{token}", key.id));
+            ("simpleenroll", format!("authorization: Basic {basic}\r\n"))
+        }
+        Right::Certificate(..) => ("simplereenroll", String::new()),
+    };
+    let body = STANDARD.encode(&key.csr);
+    format!(
+        "POST /.well-known/est/{path} HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/pkcs10\r\n{credentials}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// By what right a certificate is asked for.
