@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::rig::{
-    Key, Right, Target, certificate_in, est_request, is_cut_short, read_reply,
-};
+use super::rig::{Key, Right, Target, certificate_in, est_request, is_cut_short, read_reply};
 use crate::harness::{Device, Server, Setup, figure, text};
 
 /// Of the long answer.
