@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::apply::{Applying, Failure};
 use super::operation::{Outcome, Rejection, Request};
 use super::schema::{self, Opened, RegistryFault, State};
-use super::{Check, Unavailable, values};
+use super::{Check, Unavailable};
 use crate::clock;
 use crate::pure::seal::SealKey;
 
@@ -191,10 +191,11 @@ impl Writer {
         }
         let state = applying.finish()?;
         if self.doubtful {
-            // A group without a change would commit without touching the disk.
+            // A group without a change would commit without touching the disk; and a full disk may have room for a
+            // page, and none for a certificate.
             connection.execute(
-                "INSERT OR REPLACE INTO meta (key, value) VALUES ('writable_after', ?1)",
-                [values::integer(state.head.seq)],
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('room', zeroblob(65536))",
+                [],
             )?;
         }
         fail::fail_point!("ca::before-commit");

@@ -136,8 +136,8 @@ impl Scene {
         assert_eq!(certificate, again);
         let found: i64 = registry(&self.server.path("data"))
             .query_row(
-                "SELECT count(*) FROM certificate WHERE der = ?1",
-                [&certificate],
+                "SELECT count(*) FROM certificate WHERE sha256 = ?1",
+                [identity::Fingerprint::of(&certificate).0],
                 |row| row.get(0),
             )
             .unwrap();
@@ -306,8 +306,8 @@ fn when_it_is_full() {
     for certificate in &answered {
         let found: i64 = registry
             .query_row(
-                "SELECT count(*) FROM certificate WHERE der = ?1",
-                [certificate],
+                "SELECT count(*) FROM certificate WHERE sha256 = ?1",
+                [identity::Fingerprint::of(certificate).0],
                 |row| row.get(0),
             )
             .unwrap();
