@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ca::{Authority, est};
+use ca::{Authority, Refusal, est};
 use gateway::tls::{Accepted, Acceptor, AcceptorOptions, Clients, ServerCertificate, Versions};
-use http::{Request, Response};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use identity::chain::Anchors;
@@ -20,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::decisions::{Decisions, EnrollmentDecision};
 use crate::feed::Applied;
-use crate::http_server::{self, Answer};
+use crate::http_server::{self, Answer, Ended};
 use crate::metrics::Metrics;
+use crate::source::{Places, Source};
+use crate::throttle::Throttle;
 
 /// What the listener needs.
 pub(crate) struct Enrollment {
@@ -30,6 +33,13 @@ pub(crate) struct Enrollment {
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) metrics: Metrics,
+    pub(crate) places: Arc<Places>,
+    pub(crate) throttle: Throttle,
+}
+
+/// The places of one source among all.
+pub(crate) fn places() -> Arc<Places> {
+    Places::new(MAX_CONNECTIONS_OF_ONE)
 }
 
 /// The TLS of this listener. Deployed EST clients speak TLS 1.2 (RFC 7030, section 3.3.1).
@@ -68,21 +78,29 @@ pub(crate) async fn run(
 impl Enrollment {
     async fn connection(&self, tcp: TcpStream, address: SocketAddr, shutdown: CancellationToken) {
         let started = Instant::now();
+        let source = Source::of(address.ip());
+        let Some(_place) = self.places.take(source) else {
+            let detail = "The address has too many connections to the enrollment listener. Look for a flood, or for \
+                          clients that do not close theirs.";
+            self.ended(
+                "connection",
+                "too-many-connections",
+                detail,
+                address,
+                started,
+            );
+            return;
+        };
         let accepted = match self.acceptor.accept(tcp).await {
             Ok(accepted) => accepted,
             Err(fault) => {
-                self.metrics.enrollment("handshake", fault.as_str());
-                self.decisions.enrollment(EnrollmentDecision {
-                    at: clock::now(),
+                self.ended(
+                    "handshake",
+                    fault.as_str(),
+                    fault.detail(),
                     address,
-                    device: None,
-                    server_name: None,
-                    operation: None,
-                    outcome: fault.as_str().to_owned(),
-                    status: None,
-                    duration: started.elapsed(),
-                    detail: Some(fault.detail().to_owned()),
-                });
+                    started,
+                );
                 return;
             }
         };
@@ -93,7 +111,9 @@ impl Enrollment {
             ..
         } = accepted;
         let (certificate, server_name) = (&certificate, &server_name);
-        http_server::serve(stream, LIFETIME, shutdown, |request| {
+        let asked = AtomicBool::new(false);
+        let ended = http_server::serve(stream, LIFETIME, shutdown, |request| {
+            asked.store(true, Ordering::Relaxed);
             self.request(
                 request,
                 address,
@@ -102,6 +122,34 @@ impl Enrollment {
             )
         })
         .await;
+        // Who asked before merely kept a connection for longer than it is kept.
+        if ended == Ended::HeadTimeout && !asked.load(Ordering::Relaxed) {
+            let detail = "No request came, or its head came too slowly. Look for packet loss, or a client that only connects.";
+            self.ended("connection", "request-timeout", detail, address, started);
+        }
+    }
+
+    /// Remembers a connection on which nothing was answered.
+    fn ended(
+        &self,
+        phase: &'static str,
+        outcome: &str,
+        detail: &str,
+        address: SocketAddr,
+        started: Instant,
+    ) {
+        self.metrics.enrollment(phase, outcome);
+        self.decisions.enrollment(EnrollmentDecision {
+            at: clock::now(),
+            address,
+            device: None,
+            server_name: None,
+            operation: None,
+            outcome: outcome.to_owned(),
+            status: None,
+            duration: started.elapsed(),
+            detail: Some(detail.to_owned()),
+        });
     }
 
     async fn request(
@@ -118,14 +166,14 @@ impl Enrollment {
         {
             Ok(Ok(body)) => {
                 let request = Request::from_parts(head, body.to_bytes());
-                let answer = est::answer(&self.authority, request, peer);
+                let answer = self.answer(request, Source::of(address.ip()), peer);
                 match http_server::unless_it_panics(answer).await {
                     Some(answer) => answer,
                     None => return self.failed(address, started),
                 }
             }
             Ok(Err(error)) if error.is::<LengthLimitError>() => est::too_large(),
-            Ok(Err(_)) | Err(_) => return broken_off(),
+            Ok(Err(_)) | Err(_) => est::too_late(),
         };
         if decision.index.is_some() {
             self.applied.settle(&self.authority).await;
@@ -143,7 +191,10 @@ impl Enrollment {
             duration: started.elapsed(),
             detail: decision.detail,
         });
-        complete(response)
+        match response.status().as_u16() {
+            408 | 413 => closing(complete(response)),
+            _ => complete(response),
+        }
     }
 }
 
@@ -176,24 +227,29 @@ impl Enrollment {
             problem.to_json(),
         ))
     }
+
+    /// The authority's answer, but of somebody who guesses tokens it is asked slowly.
+    async fn answer(
+        &self,
+        request: Request<Bytes>,
+        source: Source,
+        peer: Option<&CertificateDer<'static>>,
+    ) -> est::Answer {
+        if request.headers().contains_key(header::AUTHORIZATION) {
+            self.throttle.turn(source).await;
+        }
+        let answer = est::answer(&self.authority, request, peer).await;
+        if answer.decision.outcome == Refusal::TokenInvalid.code()
+            && let Some(wait) = self.throttle.wrong(source, Instant::now())
+        {
+            return est::too_many_wrong_tokens(answer.decision, wait);
+        }
+        answer
+    }
 }
 
 fn complete(response: Response<Bytes>) -> Answer {
     response.map(Full::new)
-}
-
-fn broken_off() -> Answer {
-    let problem = Problem::new(
-        408,
-        "request-timeout",
-        "The request did not arrive",
-        "The body did not arrive completely in the time allowed. Send it again.",
-    );
-    closing(http_server::answer(
-        408,
-        Problem::MEDIA_TYPE,
-        problem.to_json(),
-    ))
 }
 
 /// The last answer of its connection: whatever still comes is not the next request.
@@ -208,6 +264,8 @@ fn closing(mut answer: Answer) -> Answer {
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 1024;
+/// It takes eight sources to hold all connections. A right token waits for at most so many others.
+const MAX_CONNECTIONS_OF_ONE: usize = 128;
 const MAX_HANDSHAKES: usize = 256;
-/// Of a connection: enrollment is a handful of requests.
-const LIFETIME: Duration = Duration::from_secs(120);
+/// Of a connection, after its handshake: enrollment is a handful of requests.
+const LIFETIME: Duration = Duration::from_secs(30);

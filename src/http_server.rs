@@ -28,7 +28,7 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 /// Accepts connections, at most `limit` at a time, and gives each to `handle`, until `shutdown`.
 ///
 /// Connections that are open then have a moment to finish.
-pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
+pub(crate) async fn accept<F: Future<Output: Send> + Send + 'static>(
     listener: TcpListener,
     limit: usize,
     shutdown: CancellationToken,
@@ -80,13 +80,24 @@ pub(crate) async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Opti
     .await
 }
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// As it should, or the peer broke it off.
+    Done,
+    /// No whole request head came in time.
+    HeadTimeout,
+    /// It was open for longer than its lifetime.
+    Lifetime,
+}
+
 /// Serves one connection, for at most `lifetime`, and gently ends it on `shutdown`.
 pub(crate) async fn serve<F: Future<Output = Answer> + Send>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     lifetime: Duration,
     shutdown: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F,
-) {
+) -> Ended {
     let service = service_fn(|request| {
         let answer = answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
@@ -106,9 +117,13 @@ pub(crate) async fn serve<F: Future<Output = Answer> + Send>(
         connection.await
     };
     match tokio::time::timeout(lifetime, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection ended early"),
-        Err(_) => tracing::debug!("a connection was open for too long"),
+        Ok(Ok(())) => Ended::Done,
+        Ok(Err(error)) if error.is_timeout() => Ended::HeadTimeout,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection ended early");
+            Ended::Done
+        }
+        Err(_) => Ended::Lifetime,
     }
 }
 

@@ -22,6 +22,8 @@ mod metrics;
 mod reasons;
 mod receipts;
 mod server_certificate;
+mod source;
+mod throttle;
 mod upstream;
 
 use std::process::ExitCode;

@@ -35,6 +35,7 @@ use crate::health::{self, Health};
 use crate::metrics::Metrics;
 use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
+use crate::throttle::Throttle;
 use crate::{alarm, http_server, upstream};
 
 pub(crate) use self::data_directory::Addresses;
@@ -282,6 +283,8 @@ impl Server {
             decisions: Arc::clone(&common.decisions),
             applied: Arc::clone(&applied),
             metrics: common.metrics.clone(),
+            places: enrollment::places(),
+            throttle: Throttle::default(),
         });
         for listener in enrollment_listeners {
             let (enrollment, ends) = (Arc::clone(&enrollment), self.enrollment_ends.clone());

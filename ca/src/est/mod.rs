@@ -3,6 +3,8 @@
 
 mod refused;
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -89,6 +91,36 @@ pub fn too_large() -> Answer {
         ),
     )
     .answer("-", None)
+}
+
+/// The answer to a body that does not come.
+pub fn too_late() -> Answer {
+    Refused::new(
+        408,
+        "request-timeout",
+        "The request did not arrive",
+        "The body did not arrive completely in the time allowed. Send it again.",
+    )
+    .answer("-", None)
+}
+
+/// The answer to a wrong token of somebody who sent too many of them before, instead of the refusal that was
+/// decided. The next is refused as any other after `wait`.
+pub fn too_many_wrong_tokens(refused: Decision, wait: Duration) -> Answer {
+    let seconds = wait.as_millis().div_ceil(1000);
+    let mut answer = Refused::new(
+        429,
+        "rate-limited",
+        "Too many wrong tokens",
+        format!(
+            "The token is unknown, or for another device, and so were many before it from this address; \
+             come back after {seconds} s, with a token that the operator made for this device."
+        ),
+    )
+    .answer(refused.operation, refused.device);
+    let headers = answer.response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
+    answer
 }
 
 #[derive(Clone, Copy)]

@@ -234,6 +234,13 @@ async fn attributes_are_in_order_and_each_is_there_once() {
             csr().attribute(EXTENSION_REQUEST, &[tlv(0x04, b"x")]),
         ),
         (
+            "a default that is written out",
+            csr().extensions(&[tlv(
+                0x30,
+                &[oid(&[0x2a, 3, 4]), tlv(0x01, &[0]), tlv(0x04, &[5, 0])].concat(),
+            )]),
+        ),
+        (
             "an extension without a value",
             csr().extensions(&[tlv(0x30, &oid(&[0x55, 0x1d, 0x11]))]),
         ),

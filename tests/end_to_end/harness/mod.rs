@@ -1,6 +1,7 @@
 //! A running `keybound`, its devices, and upstreams that remember what they received.
 
 pub mod client;
+pub mod enrollment;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
