@@ -15,7 +15,8 @@ pub(crate) enum Requester {
     Token {
         /// The device id in the request.
         device: DeviceId,
-        /// The hash of the token in the request.
+        /// The hash of the token in the request. It is looked up by this: how long that takes tells somebody who
+        /// guesses at most about hashes, of which none can be made to order, and nothing about tokens.
         hash: Fingerprint,
     },
     /// A device with a certificate of ours: chain and possession of the key were proved by TLS.
