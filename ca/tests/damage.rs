@@ -1,6 +1,6 @@
 //! A database that is not as it was left: altered, damaged, older, or another's. It is refused with a sentence that says
 //! what to do, or everything in it is as it was.
-#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // In a test a panic is the report, and figures are printed.
 
 use std::path::Path;
 use std::time::Duration;

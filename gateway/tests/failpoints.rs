@@ -1,6 +1,7 @@
 //! What happens between two steps, with a failpoint between them. One test: failpoints are global.
 
 #[path = "end_to_end/authority.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod authority;
 #[path = "end_to_end/client.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]

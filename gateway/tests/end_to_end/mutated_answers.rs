@@ -324,8 +324,11 @@ async fn changed_answers_are_read_strictly_or_not_at_all() {
         whole > rounds / 20 && refused > rounds / 20 && broken > 0,
         "{whole}, {refused}, {broken}"
     );
-    println!(
-        "figure: changed upstream answers: {whole} read as a strict reader reads them, {refused} refused, {broken} visibly cut short"
+    crate::random::figure(
+        "changed upstream answers",
+        format_args!(
+            "{whole} read as a strict reader reads them, {refused} refused, {broken} visibly cut short"
+        ),
     );
 }
 

@@ -163,9 +163,9 @@ async fn over_http1_each_answer_is_one_answer_or_none() {
         rig.metric("refusals_total{code=\"upstream-invalid\"}"),
         refused.to_string()
     );
-    println!(
-        "figure: hostile answers of an upstream, each told from the next: {}",
-        cases.len()
+    crate::random::figure(
+        "hostile answers of an upstream, each told from the next",
+        format_args!("{}", cases.len()),
     );
 }
 
@@ -279,8 +279,9 @@ async fn what_hangs_is_given_up_in_time_and_delays_nobody_else() {
     };
     let (_, slowest) = tokio::join!(join_all(hanging), others);
     assert!(slowest < Duration::from_millis(900), "{slowest:?}");
-    println!(
-        "figure: slowest request to another route while six upstream answers hang: {slowest:?}"
+    crate::random::figure(
+        "slowest request to another route while six upstream answers hang",
+        format_args!("{slowest:?}"),
     );
 }
 
@@ -469,8 +470,9 @@ async fn an_upstream_that_comes_and_goes_is_refused_or_answers() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(there > 10 && gone > 10, "{there} and {gone}");
-    println!(
-        "figure: requests while an upstream flaps at 10 Hz: {there} answered, {gone} refused, none lost"
+    crate::random::figure(
+        "requests while an upstream flaps at 10 Hz",
+        format_args!("{there} answered, {gone} refused, none lost"),
     );
 }
 
