@@ -60,6 +60,18 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
             "The request breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
         }
         Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
+        Code::AnswerNotRead => {
+            "The device did not read its answer within the time allowed, and lost it. If many do, somebody may try to hold connections."
+        }
+        Code::TooManyFrames => {
+            "The device sent many HTTP/2 frames that bring no request forward, and its connection was ended. Correct the client; if it is not yours, it is a flood."
+        }
+        Code::TooManyRequests => {
+            "The device had too many requests under way at a time. Find out what it does with them."
+        }
+        Code::Overloaded => {
+            "The gateway had as many requests under way as its limit on open files allows. Raise that limit, or look for slow upstreams."
+        }
         Code::RequestTimeout => "The request did not arrive completely in the time allowed.",
         Code::UpstreamUnreachable => {
             "The device was let through, but no upstream of the route accepted a connection or kept it. Check that the upstream runs."

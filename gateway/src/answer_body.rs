@@ -1,6 +1,7 @@
 //! The body of an answer to a device: the gateway's own, or the upstream's.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -8,12 +9,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::handle::Handle;
+use crate::outbox::{Piece, Reader};
 use crate::upstream::ResponseBody;
 
 /// A body, and the fact that an answer is in flight until it is dropped.
 pub(crate) struct AnswerBody {
     source: Source,
-    _flight: InFlight,
+    flight: InFlight,
 }
 
 enum Source {
@@ -29,42 +31,40 @@ impl AnswerBody {
     pub(crate) fn empty(flight: InFlight) -> Self {
         Self {
             source: Source::Empty,
-            _flight: flight,
+            flight,
         }
     }
 
     pub(crate) fn whole(bytes: Bytes, flight: InFlight) -> Self {
         Self {
             source: Source::Whole(bytes),
-            _flight: flight,
+            flight,
         }
     }
 
     pub(crate) fn upstream(body: ResponseBody, flight: InFlight) -> Self {
         Self {
             source: Source::Upstream(body),
-            _flight: flight,
+            flight,
         }
     }
 }
 
 impl Body for AnswerBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.source {
-            Source::Empty => Poll::Ready(None),
-            Source::Whole(bytes) => {
-                let frame = Frame::data(std::mem::take(bytes));
-                self.source = Source::Empty;
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+    ) -> Poll<Option<Result<Frame<Piece>, Self::Error>>> {
+        let this = &mut *self;
+        let polled = this.source.poll_frame(cx);
+        let reader = this.flight.reader.as_ref();
+        if let Some(reader) = reader {
+            reader.body_gave(polled.is_ready());
         }
+        polled.map_ok(|frame| frame.map_data(|bytes| Piece::new(bytes, reader)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,18 +84,42 @@ impl Body for AnswerBody {
     }
 }
 
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, <AnswerBody as Body>::Error>>> {
+        match self {
+            Source::Empty => Poll::Ready(None),
+            Source::Whole(bytes) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = Source::Empty;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
 /// Counts as an answer under way until it is dropped.
-pub(crate) struct InFlight(Arc<Handle>);
+pub(crate) struct InFlight {
+    handle: Arc<Handle>,
+    /// Over HTTP/2.
+    reader: Option<Rc<Reader>>,
+}
 
 impl InFlight {
-    pub(crate) fn enter(handle: &Arc<Handle>) -> Self {
+    pub(crate) fn enter(handle: &Arc<Handle>, reader: Option<Rc<Reader>>) -> Self {
         handle.enter_flight();
-        Self(Arc::clone(handle))
+        Self {
+            handle: Arc::clone(handle),
+            reader,
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.leave_flight();
+        self.handle.leave_flight();
     }
 }

@@ -30,6 +30,10 @@ pub enum Code {
     MalformedRequest,
     HeadTooLarge,
     RequestTimeout,
+    AnswerNotRead,
+    TooManyFrames,
+    TooManyRequests,
+    Overloaded,
     UpstreamUnreachable,
     UpstreamTimeout,
     UpstreamInvalid,
@@ -38,7 +42,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -59,6 +63,10 @@ impl Code {
         Self::MalformedRequest,
         Self::HeadTooLarge,
         Self::RequestTimeout,
+        Self::AnswerNotRead,
+        Self::TooManyFrames,
+        Self::TooManyRequests,
+        Self::Overloaded,
         Self::UpstreamUnreachable,
         Self::UpstreamTimeout,
         Self::UpstreamInvalid,
@@ -88,6 +96,10 @@ impl Code {
             Self::MalformedRequest => "malformed-request",
             Self::HeadTooLarge => "head-too-large",
             Self::RequestTimeout => "request-timeout",
+            Self::AnswerNotRead => "answer-not-read",
+            Self::TooManyFrames => "too-many-frames",
+            Self::TooManyRequests => "too-many-requests",
+            Self::Overloaded => "overloaded",
             Self::UpstreamUnreachable => "upstream-unreachable",
             Self::UpstreamTimeout => "upstream-timeout",
             Self::UpstreamInvalid => "upstream-invalid",

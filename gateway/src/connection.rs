@@ -25,10 +25,13 @@ use tokio::time::timeout;
 use identity::Status;
 
 use crate::answer_body::{AnswerBody, InFlight};
+use crate::code::Code;
 use crate::connections::{NAMELESS, OpenConnection};
 use crate::guarded_io::GuardedIo;
 use crate::handle::Handle;
 use crate::lifetime::{Lifetime, Turn};
+use crate::outbox::{Reader, TailClock, Tails};
+use crate::pace::Pace;
 use crate::peer::{Credential, Peer};
 use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
@@ -102,11 +105,21 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net:
         sighted: Cell::new(false),
         tunnel: RefCell::new(None),
     });
+    let patience = shared.limits.patience;
+    let serving = Rc::clone(&connection);
     if alpn.as_deref() == Some(b"h2") {
-        serve_http2(connection, GuardedIo::http2(stream, handle), lifetime).await;
+        serve_http2(
+            serving,
+            GuardedIo::http2(stream, handle, patience),
+            lifetime,
+        )
+        .await;
     } else {
-        let io = GuardedIo::http1(stream, handle, shared.limits.head_timeout);
-        serve_http1(connection, io, lifetime).await;
+        let io = GuardedIo::http1(stream, handle, shared.limits.head_timeout, patience);
+        serve_http1(serving, io, lifetime).await;
+    }
+    if let Some(fault) = connection.handle.fault() {
+        request::record_fault(&connection, fault);
     }
     // The socket is closed by now, so the entry says the truth when it goes.
     drop(entry);
@@ -118,7 +131,13 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
         // The watcher has the deadline; this one would also end idle connections.
         .header_read_timeout(None)
         .max_buf_size(MAX_BUFFER)
-        .serve_connection(TokioIo::new(io), Requests(Rc::clone(&connection)));
+        .serve_connection(
+            TokioIo::new(io),
+            Requests {
+                connection: Rc::clone(&connection),
+                streams: None,
+            },
+        );
     let ended = poll_fn(|cx| {
         match lifetime.turn(cx) {
             Turn::End => return Poll::Ready(None),
@@ -138,7 +157,7 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
     match (ended, tunnel) {
         (None, _) => end(&handle, io).await,
         (Some(Ok(())), Some(upgrade)) => {
-            let _flight = InFlight::enter(&handle);
+            let _flight = InFlight::enter(&handle, None);
             let spliced = async {
                 let mut upstream = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
                 // The watcher lets nothing pass between the request and its answer; what came after the
@@ -167,9 +186,16 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
 
 async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
     let handle = Arc::clone(&connection.handle);
+    let mut tails = TailClock::new(connection.worker.shared.limits.patience);
     let streams = Streams {
         tasks: Rc::default(),
-        handle: Arc::clone(&handle),
+        next: Rc::default(),
+        tails: Rc::clone(tails.tails()),
+        connection: Rc::clone(&connection),
+    };
+    let requests = Requests {
+        connection,
+        streams: Some(streams.clone()),
     };
     let http = http2::Builder::new(streams.clone())
         .max_concurrent_streams(MAX_STREAMS)
@@ -179,7 +205,7 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS)
-        .serve_connection(TokioIo::new(io), Requests(connection));
+        .serve_connection(TokioIo::new(io), requests);
     let mut http = pin!(http);
     let ended = poll_fn(|cx| {
         match lifetime.turn(cx) {
@@ -187,7 +213,13 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             Turn::Finish => http.as_mut().graceful_shutdown(),
             Turn::Go => {}
         }
-        http.as_mut().poll(cx).map(Some)
+        let polled = http.as_mut().poll(cx).map(Some);
+        if polled.is_pending() && tails.is_overdue(cx) {
+            handle.report_fault(Code::AnswerNotRead);
+            handle.cut();
+            return Poll::Ready(None);
+        }
+        polled
     })
     .await;
     match ended {
@@ -227,7 +259,11 @@ async fn close(mut io: GuardedIo) {
 }
 
 /// Hands requests to the request path.
-struct Requests(Rc<Connection>);
+struct Requests {
+    connection: Rc<Connection>,
+    /// Over HTTP/2.
+    streams: Option<Streams>,
+}
 
 impl Service<Request<Incoming>> for Requests {
     type Response = Response<AnswerBody>;
@@ -235,8 +271,9 @@ impl Service<Request<Incoming>> for Requests {
     type Future = LocalBoxFuture<'static, Result<Response<AnswerBody>, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let flight = InFlight::enter(&self.0.handle);
-        request::answer(Rc::clone(&self.0), flight, request).boxed_local()
+        let reader = self.streams.as_ref().map(Streams::begin);
+        let flight = InFlight::enter(&self.connection.handle, reader);
+        request::answer(Rc::clone(&self.connection), flight, request).boxed_local()
     }
 }
 
@@ -244,10 +281,19 @@ impl Service<Request<Incoming>> for Requests {
 #[derive(Clone)]
 struct Streams {
     tasks: Rc<RefCell<JoinSet<()>>>,
-    handle: Arc<Handle>,
+    /// Of the request that has just begun; its stream is executed next.
+    next: Rc<Cell<Option<Rc<Reader>>>>,
+    tails: Rc<Tails>,
+    connection: Rc<Connection>,
 }
 
 impl Streams {
+    fn begin(&self) -> Rc<Reader> {
+        let reader = Reader::new(&self.tails);
+        self.next.set(Some(Rc::clone(&reader)));
+        reader
+    }
+
     fn abort(&self) {
         self.tasks.borrow_mut().abort_all();
     }
@@ -255,14 +301,41 @@ impl Streams {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        if self.handle.is_cut() {
+        let reader = self.next.take();
+        if self.connection.handle.is_cut() {
             // Dropped, it is reset.
             return;
         }
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
-        tasks.spawn_local(stream);
+        match reader {
+            Some(reader) => tasks.spawn_local(drive(stream, reader, Rc::clone(&self.connection))),
+            None => tasks.spawn_local(stream),
+        };
     }
+}
+
+/// Runs a stream to its end, or until its device hardly takes any of the answer: then it is reset.
+async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection: Rc<Connection>) {
+    let mut stream = pin!(stream);
+    let mut pace = Pace::new(connection.worker.shared.limits.patience);
+    poll_fn(|cx| {
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !reader.waits_for_device() {
+            pace.pause();
+            return Poll::Pending;
+        }
+        pace.moved(reader.take_moved());
+        if pace.is_too_slow(cx) {
+            request::record_fault(&connection, Code::AnswerNotRead);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+    reader.task_ended();
 }
 
 fn handshake_record(

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use identity::{DeviceId, Index, Timestamp};
@@ -22,7 +22,14 @@ pub(crate) struct Connections {
     limit: usize,
 }
 
-type Shard = HashMap<Index, Vec<Opened>>;
+type Shard = HashMap<Index, OfCertificate>;
+
+/// The connections with one certificate.
+#[derive(Debug, Default)]
+struct OfCertificate {
+    opened: Vec<Opened>,
+    in_flight: Arc<AtomicUsize>,
+}
 
 /// An open connection.
 #[derive(Clone, Debug)]
@@ -80,7 +87,9 @@ impl Connections {
             description,
         };
         let mut shard = self.shard(index);
-        let others = shard.entry(index).or_default();
+        let of_certificate = shard.entry(index).or_default();
+        handle.count_in(&of_certificate.in_flight);
+        let others = &mut of_certificate.opened;
         if others.len() >= self.limit {
             let mut open = others.iter().filter(|one| !one.handle.is_cut());
             let oldest = open.clone().next();
@@ -102,7 +111,12 @@ impl Connections {
     pub(crate) fn handles(&self, index: Index) -> Vec<Arc<Handle>> {
         self.shard(index)
             .get(&index)
-            .map(|opened| opened.iter().map(|one| Arc::clone(&one.handle)).collect())
+            .map(|all| {
+                all.opened
+                    .iter()
+                    .map(|one| Arc::clone(&one.handle))
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -110,7 +124,12 @@ impl Connections {
     pub(crate) fn descriptions(&self, index: Index) -> Vec<OpenConnection> {
         self.shard(index)
             .get(&index)
-            .map(|opened| opened.iter().map(|one| one.description.clone()).collect())
+            .map(|all| {
+                all.opened
+                    .iter()
+                    .map(|one| one.description.clone())
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -118,7 +137,8 @@ impl Connections {
     pub(crate) fn for_each(&self, mut act: impl FnMut(&Handle)) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().flatten().for_each(|one| act(&one.handle));
+            let opened = shard.values().flat_map(|all| &all.opened);
+            opened.for_each(|one| act(&one.handle));
         }
     }
 
@@ -134,9 +154,9 @@ impl Connections {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut shard = self.connections.shard(self.index);
-        if let Some(opened) = shard.get_mut(&self.index) {
-            opened.retain(|one| one.number != self.number);
-            if opened.is_empty() {
+        if let Some(all) = shard.get_mut(&self.index) {
+            all.opened.retain(|one| one.number != self.number);
+            if all.opened.is_empty() {
                 shard.remove(&self.index);
             }
         }

@@ -53,12 +53,17 @@ pub struct Options {
 /// Bounds and deadlines of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections per worker; further ones are closed at once.
+    /// Open connections per worker, and as many requests under way; further ones are closed or refused at once.
     pub max_connections: usize,
     /// Open connections with one certificate, over all workers; one more ends the oldest idle one.
     pub max_connections_per_device: usize,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
+    /// Requests under way with one certificate, over all connections; further ones are refused.
+    pub max_requests_per_device: usize,
+    /// How long a device may take to send 1 KiB of a request's body, or to take 1 KiB of an answer, while it is
+    /// waited for.
+    pub patience: Duration,
     /// How long a connection may take to finish once its certificate was retired.
     pub drain: Duration,
     /// How long upstreams may take.
@@ -71,6 +76,8 @@ impl Default for Limits {
             max_connections: 50_000,
             max_connections_per_device: 128,
             head_timeout: Duration::from_secs(10),
+            max_requests_per_device: 128,
+            patience: Duration::from_secs(30),
             drain: Duration::from_secs(60),
             upstream: UpstreamTimeouts::default(),
         }

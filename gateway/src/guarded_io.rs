@@ -1,5 +1,5 @@
 //! The IO wrapper around every connection's decrypted bytes: the one cut, the watcher and the deadline of
-//! request heads.
+//! request heads, of HTTP/2's frames that lead nowhere, and of bytes that the peer does not take.
 //!
 //! After the cut every read and write fails. In front of HTTP/1.1 the watcher sees all bytes first; a head
 //! is withheld until it is whole and clean. A request that breaks a rule is replaced by a request that only
@@ -14,26 +14,39 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
+use crate::code::Code;
 use crate::handle::Handle;
+use crate::pace::Pace;
 use crate::pure::framing::{Rest, Violation, Watcher};
+use crate::pure::http2_frames::{Allowance, Frames};
 
 /// A connection's decrypted bytes.
 pub(crate) struct GuardedIo {
     tls: TlsStream<TcpStream>,
     handle: Arc<Handle>,
     inbound: Inbound,
+    /// Of the peer, when it takes bytes.
+    pace: Pace,
 }
 
 /// How the bytes from the peer are looked at.
 enum Inbound {
     /// HTTP/2 brings its own framing. After the cut its connection says goodbye for a bounded time, without
     /// its streams.
-    Http2,
+    Http2(Counted),
     /// HTTP/1.1.
     Http1(Watched),
+}
+
+/// HTTP/2's frames are counted.
+struct Counted {
+    received: Frames,
+    sent: Frames,
+    allowance: Allowance,
+    refilled: Instant,
 }
 
 struct Watched {
@@ -58,12 +71,22 @@ enum Reading {
 }
 
 impl GuardedIo {
-    /// For HTTP/2.
-    pub(crate) fn http2(tls: TlsStream<TcpStream>, handle: Arc<Handle>) -> Self {
+    /// For HTTP/2. A peer that hardly takes bytes for the `patience` is cut.
+    pub(crate) fn http2(
+        tls: TlsStream<TcpStream>,
+        handle: Arc<Handle>,
+        patience: Duration,
+    ) -> Self {
         Self {
             tls,
             handle,
-            inbound: Inbound::Http2,
+            inbound: Inbound::Http2(Counted {
+                received: Frames::inbound(),
+                sent: Frames::outbound(),
+                allowance: Allowance::new(),
+                refilled: Instant::now(),
+            }),
+            pace: Pace::new(patience),
         }
     }
 
@@ -72,6 +95,7 @@ impl GuardedIo {
         tls: TlsStream<TcpStream>,
         handle: Arc<Handle>,
         head_timeout: Duration,
+        patience: Duration,
     ) -> Self {
         Self {
             tls,
@@ -84,12 +108,38 @@ impl GuardedIo {
                 head_deadline: None,
                 state: Reading::Open,
             }),
+            pace: Pace::new(patience),
         }
     }
 
     /// The TCP connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
         self.tls.get_ref().0
+    }
+
+    /// Sends what TLS has ready; nothing is added to it before that has gone. A peer that takes too little of
+    /// it is reset.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let (tcp, session) = self.tls.get_mut();
+            if !session.wants_write() {
+                self.pace.rest();
+                return Poll::Ready(Ok(()));
+            }
+            match session.write_tls(&mut Socket { tcp, cx }) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(length) => self.pace.moved(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.pace.is_too_slow(cx) {
+                        self.handle.report_fault(Code::AnswerNotRead);
+                        self.handle.end_with_reset();
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    return Poll::Pending;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 
     /// Fails once the connection is cut.
@@ -111,9 +161,37 @@ impl AsyncRead for GuardedIo {
         self.check()?;
         let this = self.get_mut();
         match &mut this.inbound {
-            Inbound::Http2 => Pin::new(&mut this.tls).poll_read(cx, buf),
+            Inbound::Http2(counted) => {
+                let start = buf.filled().len();
+                ready!(Pin::new(&mut this.tls).poll_read(cx, buf))?;
+                if counted.admits(&buf.filled()[start..]) {
+                    return Poll::Ready(Ok(()));
+                }
+                this.handle.report_fault(Code::TooManyFrames);
+                if counted.sent.is_between() {
+                    // As far as the peer takes it; the connection ends in any case.
+                    let goaway = counted.allowance.goaway();
+                    let _ = Pin::new(&mut this.tls).poll_write(cx, &goaway);
+                }
+                Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+            }
             Inbound::Http1(watched) => watched.poll_read(&mut this.tls, &this.handle, cx, buf),
         }
+    }
+}
+
+impl Counted {
+    /// Whether the peer may have sent these bytes.
+    fn admits(&mut self, bytes: &[u8]) -> bool {
+        if self.allowance.is_low() {
+            let now = Instant::now();
+            self.allowance.refill(now - self.refilled);
+            self.refilled = now;
+        }
+        let mut admitted = true;
+        self.received
+            .follow(bytes, |frame| admitted &= self.allowance.receive(frame));
+        admitted
     }
 }
 
@@ -245,8 +323,7 @@ impl AsyncWrite for GuardedIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.get_mut().tls).poll_write(cx, bytes)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -255,7 +332,20 @@ impl AsyncWrite for GuardedIo {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.get_mut().tls).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        let written = ready!(Pin::new(&mut this.tls).poll_write_vectored(cx, bytes))?;
+        if let Inbound::Http2(counted) = &mut this.inbound {
+            let mut left = written;
+            for slice in bytes {
+                let length = left.min(slice.len());
+                counted
+                    .sent
+                    .follow(&slice[..length], |frame| counted.allowance.sent(frame));
+                left -= length;
+            }
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -264,12 +354,45 @@ impl AsyncWrite for GuardedIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
-        Pin::new(&mut self.get_mut().tls).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.tls).poll_flush(cx)
     }
 
     /// Says goodbye, also after the cut.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tls).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.tls).poll_shutdown(cx)
+    }
+}
+
+/// A TCP connection as a place to write to, for TLS.
+struct Socket<'a, 'b> {
+    tcp: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+impl Socket<'_, '_> {
+    fn done(written: Poll<io::Result<usize>>) -> io::Result<usize> {
+        match written {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl io::Write for Socket<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::done(Pin::new(&mut *self.tcp).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Self::done(Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

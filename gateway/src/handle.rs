@@ -3,13 +3,14 @@
 //! There is ONE cut. It is a flag in here, the IO wrapper fails every read and write once it is set, and the
 //! connection's task wakes to let go of everything else.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
+use crate::code::Code;
 use crate::pure::framing::Violation;
 
 /// Shared by the connection's task, its IO wrapper, its requests and the connection index.
@@ -20,6 +21,10 @@ pub(crate) struct Handle {
     violation: OnceLock<Violation>,
     /// Answers and tunnels that have not ended.
     in_flight: AtomicUsize,
+    /// The same over all connections with the certificate.
+    of_certificate: OnceLock<Arc<AtomicUsize>>,
+    /// Why the gateway ended the connection, if the peer gave it a reason.
+    fault: OnceLock<Code>,
     /// The connection's task.
     waker: AtomicWaker,
     gone: AtomicBool,
@@ -33,6 +38,8 @@ impl Handle {
             is_tunnel: AtomicBool::new(false),
             violation: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
+            of_certificate: OnceLock::new(),
+            fault: OnceLock::new(),
             waker: AtomicWaker::new(),
             gone: AtomicBool::new(false),
             going: Notify::new(),
@@ -107,12 +114,39 @@ impl Handle {
         let _ = self.violation.set(violation);
     }
 
+    /// Why the gateway ended the connection, if the peer gave it a reason.
+    pub(crate) fn fault(&self) -> Option<Code> {
+        self.fault.get().copied()
+    }
+
+    pub(crate) fn report_fault(&self, fault: Code) {
+        // Only the first one counts.
+        let _ = self.fault.set(fault);
+    }
+
+    /// Counts requests under way in `all`, too; said before the first one.
+    pub(crate) fn count_in(&self, all: &Arc<AtomicUsize>) {
+        let _ = self.of_certificate.set(Arc::clone(all));
+    }
+
+    /// Requests under way on all connections with the certificate.
+    pub(crate) fn in_flight_of_certificate(&self) -> usize {
+        let all = self.of_certificate.get();
+        all.map_or(0, |all| all.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn enter_flight(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if let Some(all) = self.of_certificate.get() {
+            all.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn leave_flight(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Some(all) = self.of_certificate.get() {
+            all.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {

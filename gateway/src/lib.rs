@@ -19,6 +19,8 @@ mod guarded_io;
 mod handle;
 mod lifetime;
 mod metrics;
+mod outbox;
+mod pace;
 mod peer;
 mod pure;
 mod record;

@@ -27,6 +27,10 @@ pub(crate) enum Refusal {
     BodyStalled,
     /// Its body ended too soon, or cannot be read.
     BodyBroken,
+    /// Its device has too many requests under way.
+    TooManyRequests,
+    /// The gateway has too many requests under way.
+    Overloaded,
     /// Its connection was cut while it was under way.
     Cut,
     /// The upstream did not answer it.
@@ -101,6 +105,21 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             "http_request_error",
             "Request timeout",
             "The request did not arrive within the time allowed. Send it again.".to_owned(),
+        ),
+        Refusal::TooManyRequests => (
+            S::TOO_MANY_REQUESTS,
+            Code::TooManyRequests,
+            DENIED,
+            "Too many requests",
+            "The device has too many requests under way. Wait for answers before asking more."
+                .to_owned(),
+        ),
+        Refusal::Overloaded => (
+            S::SERVICE_UNAVAILABLE,
+            Code::Overloaded,
+            "connection_limit_reached",
+            "Overloaded",
+            "The gateway has too many requests under way. Try again later.".to_owned(),
         ),
         Refusal::Framing(violation @ (Violation::HeadTooLong | Violation::TooManyFields)) => (
             S::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -317,7 +336,12 @@ pub(crate) fn closes(refusal: Refusal) -> bool {
         | Refusal::BodyBroken
         | Refusal::Cut
         | Refusal::Panic => true,
-        Refusal::Denied(_) | Refusal::Head(_) | Refusal::Header(_) | Refusal::Upstream(_) => false,
+        Refusal::Denied(_)
+        | Refusal::Head(_)
+        | Refusal::Header(_)
+        | Refusal::TooManyRequests
+        | Refusal::Overloaded
+        | Refusal::Upstream(_) => false,
     }
 }
 

@@ -18,10 +18,12 @@ use identity::Status;
 use identity::feed::Sighting;
 
 use crate::answer_body::{AnswerBody, InFlight};
+use crate::code::Code;
 use crate::guarded_io::stands_for_refused;
 use crate::handle::Handle;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
+use crate::pure::framing::{MAX_FIELDS, Violation};
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
 use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
@@ -160,6 +162,12 @@ async fn forward(
         ..
     } = connection;
     fail::fail_point!("gateway::request");
+    if request.headers().len() > MAX_FIELDS {
+        return Err(Refusal::Framing(Violation::TooManyFields));
+    }
+    if handle.in_flight_of_certificate() > worker.shared.limits.max_requests_per_device {
+        return Err(Refusal::TooManyRequests);
+    }
     if let Some(violation) = handle.violation()
         && (websocket || is_stand_in(&request))
     {
@@ -291,6 +299,27 @@ fn asks_for_websocket(request: &Request<Incoming>) -> bool {
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()));
     request.version() == Version::HTTP_11 && is_websocket(request.method().as_str(), fields)
+}
+
+/// Notes why the gateway ended a connection, or the stream of an answer.
+pub(crate) fn record_fault(connection: &Connection, fault: Code) {
+    let Connection { worker, peer, .. } = connection;
+    worker.shared.metrics.refused(fault);
+    worker.shared.record(Record {
+        at: now(),
+        request_id: None,
+        address: peer.address,
+        device: peer.issued().map(|issued| issued.device.clone()),
+        serial: peer.issued().map(|issued| issued.serial),
+        unregistered: None,
+        server_name: peer.server_name.clone(),
+        host: None,
+        method: None,
+        path: None,
+        outcome: Outcome::Refused(fault),
+        status: None,
+        duration: Duration::ZERO,
+    });
 }
 
 fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderValue) -> Record {

@@ -42,7 +42,7 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(shared.limits.upstream),
+        pool: Pool::new(&shared.limits),
         shared,
         open: Cell::new(0),
         closed: Notify::new(),
@@ -136,6 +136,8 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
     let socket = SockRef::from(tcp);
+    // What a peer does not read waits here, where it is bounded, and not in the kernel.
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     socket.set_tcp_keepalive(&keepalive)?;
     // A peer that takes no more bytes, or acknowledges none, is gone after as long.
     socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))
@@ -150,5 +152,6 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
+const MAX_UNSENT: u32 = 64 * 1024;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);

@@ -342,7 +342,8 @@ fn at_most(available: usize, left: u64) -> usize {
 
 /// The longest head, and the longest trailers.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
-const MAX_FIELDS: usize = 100;
+/// Headers of one request.
+pub(crate) const MAX_FIELDS: usize = 100;
 
 #[cfg(test)]
 #[path = "framing_tests.rs"]

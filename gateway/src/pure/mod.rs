@@ -10,6 +10,7 @@ mod chunked;
 pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod host;
+pub(crate) mod http2_frames;
 pub(crate) mod identity_names;
 pub(crate) mod path;
 pub(crate) mod request_head;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::pool::Lease;
 use crate::handle::Handle;
+use crate::pace::Pace;
 use crate::pure::headers::{HeaderFault, clean_request_trailers, clean_response_trailers};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,6 +27,7 @@ pub(crate) struct Upload {
     last_moved: Cell<Instant>,
     waits_for_peer: Cell<bool>,
     broken: Cell<bool>,
+    is_stalled: Cell<bool>,
     fault: Cell<Option<HeaderFault>>,
 }
 
@@ -34,6 +37,7 @@ impl Upload {
             last_moved: Cell::new(Instant::now()),
             waits_for_peer: Cell::new(false),
             broken: Cell::new(false),
+            is_stalled: Cell::new(false),
             fault: Cell::new(None),
         })
     }
@@ -56,33 +60,38 @@ impl Upload {
         self.broken.get()
     }
 
+    /// Whether the peer sent too slowly, and the body ended for it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled.get()
+    }
+
     /// What was wrong with the trailers.
     pub(super) fn fault(&self) -> Option<HeaderFault> {
         self.fault.get()
     }
 }
 
-/// A request's body. After the cut no byte of it reaches the upstream.
+/// A request's body. After the cut no byte of it reaches the upstream; a peer that sends it too slowly ends it.
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     handle: Arc<Handle>,
     upload: Rc<Upload>,
+    pace: Pace,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, handle: Arc<Handle>, upload: Rc<Upload>) -> Self {
+    /// The peer's, if it sends one, with the `patience` of [`Pace`].
+    pub(super) fn new(
+        incoming: Option<Incoming>,
+        handle: Arc<Handle>,
+        upload: Rc<Upload>,
+        patience: Duration,
+    ) -> Self {
         Self {
-            incoming: Some(incoming),
+            incoming,
             handle,
             upload,
-        }
-    }
-
-    pub(super) fn empty(handle: Arc<Handle>, upload: Rc<Upload>) -> Self {
-        Self {
-            incoming: None,
-            handle,
-            upload,
+            pace: Pace::new(patience),
         }
     }
 }
@@ -95,27 +104,36 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.handle.is_cut() {
+        let this = &mut *self;
+        if this.handle.is_cut() {
             return Poll::Ready(Some(Err(
                 io::Error::from(io::ErrorKind::ConnectionAborted).into()
             )));
         }
-        let Some(incoming) = &mut self.incoming else {
+        let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
         let polled = Pin::new(incoming).poll_frame(cx);
-        self.upload.waits_for_peer.set(polled.is_pending());
+        this.upload.waits_for_peer.set(polled.is_pending());
+        if polled.is_pending() && this.pace.is_too_slow(cx) {
+            this.upload.is_stalled.set(true);
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
+        }
         let frame = ready!(polled);
-        self.upload.moved();
+        this.pace.pause();
+        if let Some(Ok(frame)) = &frame {
+            this.pace.moved(frame.data_ref().map_or(0, Bytes::len));
+        }
+        this.upload.moved();
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => {
-                self.upload.broken.set(true);
+                this.upload.broken.set(true);
                 Some(Err(error.into()))
             }
             Some(Ok(frame)) => Some(clean_frame(frame, |trailers| {
                 clean_request_trailers(trailers).inspect_err(|fault| {
-                    self.upload.fault.set(Some(*fault));
+                    this.upload.fault.set(Some(*fault));
                 })
             })),
         })

@@ -49,8 +49,11 @@ pub(crate) async fn send(
         bodiless && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let upload = Upload::new();
     let mut copy = repeatable.then(|| head.clone());
-    let body = RequestBody::new(incoming, Arc::clone(handle), Rc::clone(&upload));
-    let mut request = Request::from_parts(head, body);
+    let body = |incoming| {
+        let upload = Rc::clone(&upload);
+        RequestBody::new(incoming, Arc::clone(handle), upload, pool.patience())
+    };
+    let mut request = Request::from_parts(head, body(Some(incoming)));
     for attempt in 0..=MAX_REPEATS {
         let mut lease = pool.lease(metrics, route, attempt > 0).await?;
         let kept = lease.is_kept();
@@ -64,8 +67,7 @@ pub(crate) async fn send(
         let again = match (fault, copy.take()) {
             (Failure::NotSent(unsent), _) => *unsent,
             (Failure::Closed, Some(head)) if kept && !lease.watch().has_received() => {
-                let body = RequestBody::empty(Arc::clone(handle), Rc::clone(&upload));
-                Request::from_parts(head, body)
+                Request::from_parts(head, body(None))
             }
             (Failure::Closed, _) => {
                 return Err(explain(handle, &upload, UpstreamFault::Closed));
@@ -122,6 +124,8 @@ async fn exchange(
 fn explain(handle: &Handle, upload: &Upload, fault: UpstreamFault) -> Refusal {
     if handle.is_cut() {
         Refusal::Cut
+    } else if upload.is_stalled() {
+        Refusal::BodyStalled
     } else if let Some(fault) = upload.fault() {
         Refusal::Header(fault)
     } else if upload.is_broken() {

@@ -1,6 +1,6 @@
 //! Kept connections to upstreams. Each worker has its own; nothing here is shared between threads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::watched_io::{Watch, WatchedIo};
 use super::{RequestBody, UpstreamFault};
+use crate::Limits;
 use crate::metrics::Metrics;
 use crate::pure::route::{Route, UpstreamAddress};
 use crate::refusal::Refusal;
@@ -36,6 +37,9 @@ pub(crate) struct Pool {
     /// Upstreams that lately did not accept a connection, and when.
     failed: RefCell<HashMap<UpstreamAddress, Instant>>,
     timeouts: UpstreamTimeouts,
+    patience: Duration,
+    leases: Cell<usize>,
+    max_leases: usize,
 }
 
 /// A route is known by where it is in memory. After a reload it begins anew, which does no harm.
@@ -58,17 +62,41 @@ struct Sender {
 pub(crate) struct Lease {
     sender: Sender,
     address: UpstreamAddress,
-    pool: Weak<Pool>,
+    place: Place,
     kept: bool,
 }
 
+/// Counts as a request under way until it is dropped.
+struct Place(Weak<Pool>);
+
+impl Place {
+    fn take(pool: &Rc<Pool>) -> Option<Self> {
+        if pool.leases.get() >= pool.max_leases {
+            return None;
+        }
+        pool.leases.set(pool.leases.get() + 1);
+        Some(Self(Rc::downgrade(pool)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.leases.set(pool.leases.get() - 1);
+        }
+    }
+}
+
 impl Pool {
-    pub(crate) fn new(timeouts: UpstreamTimeouts) -> Rc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Rc<Self> {
         let pool = Rc::new(Self {
             idle: RefCell::default(),
             turns: RefCell::default(),
             failed: RefCell::default(),
-            timeouts,
+            timeouts: limits.upstream,
+            patience: limits.patience,
+            leases: Cell::new(0),
+            max_leases: limits.max_connections,
         });
         spawn_local(close_old(Rc::downgrade(&pool)));
         pool
@@ -76,6 +104,11 @@ impl Pool {
 
     pub(crate) fn timeouts(&self) -> UpstreamTimeouts {
         self.timeouts
+    }
+
+    /// How long a request's body may hardly move; see [`Pace`](crate::pace::Pace).
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// A connection to the upstream whose turn it is, or to the next one that accepts.
@@ -88,16 +121,17 @@ impl Pool {
         route: &Route,
         again: bool,
     ) -> Result<Lease, Refusal> {
+        let place = Place::take(self).ok_or(Refusal::Overloaded)?;
         let mut fault = UpstreamFault::Connect;
         for address in self.in_turn(route, again) {
             if !again && let Some(sender) = self.take(address) {
-                return Ok(self.lease_of(sender, address, true));
+                return Ok(Lease::new(sender, address, place, true));
             }
             match self.connect(address).await {
                 Ok(sender) => {
                     metrics.upstream_connections.inc();
                     self.failed.borrow_mut().remove(address);
-                    return Ok(self.lease_of(sender, address, false));
+                    return Ok(Lease::new(sender, address, place, false));
                 }
                 Err(error) => {
                     tracing::debug!(%address, ?error, "upstream does not accept a connection");
@@ -137,15 +171,6 @@ impl Pool {
             .chain(&upstreams[..first])
             .partition(|address| !lately(address));
         healthy.into_iter().chain(doubtful)
-    }
-
-    fn lease_of(self: &Rc<Self>, sender: Sender, address: &UpstreamAddress, kept: bool) -> Lease {
-        Lease {
-            sender,
-            address: address.clone(),
-            pool: Rc::downgrade(self),
-            kept,
-        }
     }
 
     /// The connection that was used last: it is the least likely to have been closed by the upstream.
@@ -196,6 +221,15 @@ impl Pool {
 }
 
 impl Lease {
+    fn new(sender: Sender, address: &UpstreamAddress, place: Place, kept: bool) -> Self {
+        Self {
+            sender,
+            address: address.clone(),
+            place,
+            kept,
+        }
+    }
+
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.sender.http
     }
@@ -215,9 +249,10 @@ impl Lease {
         let Self {
             mut sender,
             address,
-            pool,
+            place,
             ..
         } = self;
+        let pool = place.0.clone();
         if sender.http.is_ready() {
             if let Some(pool) = pool.upgrade() {
                 pool.keep(address, sender);

@@ -79,6 +79,13 @@ impl Upstream {
                 while self.read(&mut tcp, &mut buffer).await? > 0 {}
                 return Ok(());
             }
+            if path.starts_with("/early") {
+                // The answer begins before the request's body has come, and does not end.
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+                    .await?;
+                while self.read(&mut tcp, &mut buffer).await? > 0 {}
+                return Ok(());
+            }
             if path.starts_with("/ws") {
                 tcp.write_all(SWITCH).await?;
                 loop {
@@ -114,6 +121,23 @@ impl Upstream {
                         tcp.write_all(&[b'x'; 1000]).await?;
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
+                }
+                "/large" => {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n")
+                        .await?;
+                    loop {
+                        tcp.write_all(&[b'x'; 16 * 1024]).await?;
+                    }
+                }
+                "/late" => {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    tcp.write_all(OK).await?;
+                }
+                "/pauses" => {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nbegin")
+                        .await?;
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    tcp.write_all(b"end").await?;
                 }
                 "/two-lengths" => {
                     tcp.write_all(
