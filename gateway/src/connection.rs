@@ -270,10 +270,11 @@ impl Service<Request<Incoming>> for Requests {
     type Error = Infallible;
     type Future = LocalBoxFuture<'static, Result<Response<AnswerBody>, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let reader = self.streams.as_ref().map(Streams::begin);
         let flight = InFlight::enter(&self.connection.handle, reader);
-        request::answer(Rc::clone(&self.connection), flight, request).boxed_local()
+        let admitted = request::admit(&self.connection, &mut request);
+        request::answer(Rc::clone(&self.connection), flight, request, admitted).boxed_local()
     }
 }
 

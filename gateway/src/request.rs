@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use futures_util::FutureExt as _;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -46,11 +46,32 @@ pub(crate) struct Connection {
     pub(crate) tunnel: RefCell<Option<OnUpgrade>>,
 }
 
+/// Judges how much a request asks for; one that asks too much loses its headers.
+///
+/// Done as soon as the request is there: many streams may begin before the first of them gets its turn, and what
+/// they refer to in HPACK's table is a hundred times as large as what was sent.
+pub(crate) fn admit(
+    connection: &Connection,
+    request: &mut Request<Incoming>,
+) -> Result<(), Refusal> {
+    let limits = &connection.worker.shared.limits;
+    let refusal = if request.headers().len() > MAX_FIELDS {
+        Refusal::Framing(Violation::TooManyFields)
+    } else if connection.handle.in_flight_of_certificate() > limits.max_requests_per_device {
+        Refusal::TooManyRequests
+    } else {
+        return Ok(());
+    };
+    *request.headers_mut() = HeaderMap::new();
+    Err(refusal)
+}
+
 /// Answers a request, whatever happens.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
     flight: InFlight,
     request: Request<Incoming>,
+    admitted: Result<(), Refusal>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
     let request_id = random_request_id();
@@ -62,7 +83,10 @@ pub(crate) async fn answer(
     let websocket = asks_for_websocket(&request);
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
-    let forwarding = forward(&connection, request, &request_id, websocket);
+    let forwarding = async {
+        admitted?;
+        forward(&connection, request, &request_id, websocket).await
+    };
     let outcome = AssertUnwindSafe(forwarding)
         .catch_unwind()
         .await
@@ -162,12 +186,6 @@ async fn forward(
         ..
     } = connection;
     fail::fail_point!("gateway::request");
-    if request.headers().len() > MAX_FIELDS {
-        return Err(Refusal::Framing(Violation::TooManyFields));
-    }
-    if handle.in_flight_of_certificate() > worker.shared.limits.max_requests_per_device {
-        return Err(Refusal::TooManyRequests);
-    }
     if let Some(violation) = handle.violation()
         && (websocket || is_stand_in(&request))
     {

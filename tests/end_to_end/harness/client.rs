@@ -56,6 +56,7 @@ pub async fn connect_as(
     config: ClientConfig,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config))
         .connect(name, tcp)

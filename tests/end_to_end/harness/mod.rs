@@ -160,6 +160,11 @@ impl Server {
         self.directory.path().join(name)
     }
 
+    /// Its process, for what the kernel counts.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn gateway(&self) -> std::net::SocketAddr {
         self.address("gateway")
     }

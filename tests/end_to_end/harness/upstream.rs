@@ -1,6 +1,7 @@
 //! Upstreams on plain sockets: what they received is known to the byte.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A small HTTP/1.1 server. By the request's path:
-/// `/slow` sends a little of a long answer every 10 ms, `/socket` speaks WebSocket, anything else is `ok`.
+/// `/slow` sends a little of a long answer every 10 ms, `/large` as much as is taken, `/hang` nothing, `/socket` speaks WebSocket, anything else is `ok`.
 #[derive(Clone)]
 pub struct Upstream {
     pub address: SocketAddr,
     received: Arc<Mutex<Vec<u8>>>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Upstream {
@@ -22,11 +24,17 @@ impl Upstream {
         let upstream = Self {
             address: listener.local_addr().unwrap(),
             received: Arc::default(),
+            open: Arc::default(),
         };
-        let received = Arc::clone(&upstream.received);
+        let (received, open) = (Arc::clone(&upstream.received), Arc::clone(&upstream.open));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&received)));
+                let (received, open) = (Arc::clone(&received), Arc::clone(&open));
+                tokio::spawn(async move {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    serve(stream, received).await;
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
         upstream
@@ -35,6 +43,11 @@ impl Upstream {
     /// Every byte received so far, over all connections, WebSocket frames excepted.
     pub fn received(&self) -> String {
         String::from_utf8_lossy(&self.received.lock().unwrap()).into_owned()
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     pub fn forget(&self) {
@@ -74,6 +87,14 @@ async fn serve(mut stream: TcpStream, received: Arc<Mutex<Vec<u8>>>) {
         if head.starts_with(b"GET /slow ") {
             return slow(stream).await;
         }
+        if head.starts_with(b"GET /large ") {
+            return large(stream).await;
+        }
+        if head.windows(7).any(|window| window == b" /hang ") {
+            // Until the gateway closes.
+            while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
+            return;
+        }
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
         if stream.write_all(answer).await.is_err() {
             return;
@@ -92,6 +113,14 @@ async fn slow(mut stream: TcpStream) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// As much as is taken.
+async fn large(mut stream: TcpStream) {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n";
+    if stream.write_all(head).await.is_ok() {
+        while stream.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
     }
 }
 
