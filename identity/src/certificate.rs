@@ -5,7 +5,7 @@
 
 use x509_parser::asn1_rs::{Any, Class, Oid, Tag};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_SUBJECT_ALT_NAME,
@@ -73,9 +73,19 @@ impl<'a> Parsed<'a> {
 
     /// The name alone: the one SAN, a SPIFFE ID of a known kind.
     pub fn spiffe_id(&self) -> Result<SpiffeId, ReadError> {
-        self.x509
+        let extensions = self
+            .x509
             .extensions_map()
             .map_err(|_| ReadError::DuplicateExtension)?;
+        let unreadable = |extension: &X509Extension<'_>| {
+            matches!(
+                extension.parsed_extension(),
+                ParsedExtension::ParseError { .. }
+            )
+        };
+        if extensions.values().any(|extension| unreadable(extension)) {
+            return Err(ReadError::MalformedExtension);
+        }
         let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME, Tag::Sequence)? {
             None => return Err(ReadError::NoName),
             Some(ParsedExtension::SubjectAlternativeName(names)) => names,
@@ -96,8 +106,7 @@ impl<'a> Parsed<'a> {
         self.check_usages()?;
         Ok(Leaf {
             spiffe_id,
-            serial: Serial::from_der_content(self.x509.raw_serial())
-                .ok_or(ReadError::SerialNotOurs)?,
+            serial: self.serial()?,
             validity: self.validity(),
             certificate: Fingerprint::of(self.der),
             tbs: Fingerprint::of(self.x509.tbs_certificate.as_ref()),
@@ -117,15 +126,29 @@ impl<'a> Parsed<'a> {
         extension.value == element(0x30, &name)
     }
 
+    fn serial(&self) -> Result<Serial, ReadError> {
+        match self.x509.raw_serial() {
+            // Not the one encoding that DER has for a number.
+            [] | [0, ..0x80, ..] => Err(ReadError::SerialNotOurs),
+            content => Serial::from_der_content(content).ok_or(ReadError::SerialNotOurs),
+        }
+    }
+
     fn check_usages(&self) -> Result<(), ReadError> {
         match self.extension(&OID_X509_EXT_BASIC_CONSTRAINTS, Tag::Sequence)? {
             None => {}
-            Some(ParsedExtension::BasicConstraints(constraints)) if !constraints.ca => {}
+            // A path length is a CA's alone, whatever cA says (RFC 5280, section 4.2.1.9).
+            Some(ParsedExtension::BasicConstraints(constraints))
+                if !constraints.ca && constraints.path_len_constraint.is_none() => {}
             Some(ParsedExtension::BasicConstraints(_)) => return Err(ReadError::IsCa),
             // It may say that this is a CA, in a spelling that others read.
             Some(_) => return Err(ReadError::MalformedExtension),
         }
         match self.extension(&OID_X509_EXT_KEY_USAGE, Tag::BitString)? {
+            // And so is the right to sign certificates (section 4.2.1.3).
+            Some(ParsedExtension::KeyUsage(usage)) if usage.key_cert_sign() => {
+                return Err(ReadError::IsCa);
+            }
             Some(ParsedExtension::KeyUsage(usage)) if usage.digital_signature() => {}
             None | Some(ParsedExtension::KeyUsage(_)) => return Err(ReadError::NoDigitalSignature),
             Some(_) => return Err(ReadError::MalformedExtension),
@@ -219,7 +242,7 @@ pub enum ReadError {
     #[error("its ExtendedKeyUsage lacks clientAuth")]
     NoClientAuth,
     /// A serial that this CA cannot have given.
-    #[error("its serial number is negative or longer than 16 bytes")]
+    #[error("its serial number is negative, longer than 16 bytes or not in its shortest form")]
     SerialNotOurs,
 }
 

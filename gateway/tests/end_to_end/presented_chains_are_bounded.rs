@@ -51,6 +51,7 @@ async fn what_no_device_has_is_refused_by_its_size() {
         ("a cycle", chain(cycle)),
         ("one of 13 KiB", chain(vec![large.clone()])),
         ("its own CA 60 times", chain(vec![ours.clone(); 60])),
+        ("its own CA 4 times", chain(vec![ours.clone(); 4])),
         ("20,000 names", vec![many_names.certificate]),
         ("400 units", vec![many_units.certificate]),
         ("a long leaf", vec![long_leaf.certificate]),

@@ -102,6 +102,7 @@ async fn what_is_no_name_ends_the_handshake() {
         name(&[b'a'; 255]),
         name(&[b'a'; 64]),
         name(&vec![b'a'; 10_000]),
+        name(&vec![b'a'; 20_000]),
         name(b""),
         vec![(0, b"api.test".to_vec()), (0, b"other.test".to_vec())],
         vec![(0, b"api.test".to_vec()), (0, b"api.test".to_vec())],
