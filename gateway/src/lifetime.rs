@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use identity::Timestamp;
 use tokio::time::{Instant, Sleep, sleep};
@@ -87,10 +87,14 @@ impl Lifetime {
     }
 }
 
-/// How long to sleep until the first second after `not_after`; not too long, as the clock may be set.
+/// How long to sleep until the first second after `not_after`, to the millisecond; not too long, as the clock may be
+/// set, and never nothing.
 fn until_check(not_after: Timestamp) -> Duration {
-    let left = not_after.since(now()) + Duration::from_secs(1);
-    left.min(MAX_SLEEP)
+    let end = Duration::from_secs(not_after.0.saturating_add(1));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let left = end.saturating_sub(now.unwrap_or_default());
+    left.clamp(MIN_SLEEP, MAX_SLEEP)
 }
 
+const MIN_SLEEP: Duration = Duration::from_millis(1);
 const MAX_SLEEP: Duration = Duration::from_secs(60 * 60);

@@ -1,7 +1,11 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
 
 mod authority;
+<<<<<<< HEAD
 mod bad_answers;
+=======
+mod certificates_end_while_in_use;
+>>>>>>> d3293e6 (A connection ends in the second in which its certificate does)
 mod client;
 mod connections_end;
 mod echo;
