@@ -10,6 +10,7 @@ mod a_log_that_nobody_reads_blocks_nobody;
 mod a_terminated_server_cuts_no_answer_short;
 mod an_answer_leaves_after_the_sync;
 mod what_was_answered_survives_every_kill;
+<<<<<<< HEAD
 mod floods_cost_no_memory;
 mod handshakes_in_vain_do_not_starve_devices;
 mod honest;
@@ -21,3 +22,4 @@ mod raw_http2;
 mod silent_and_garbled_clients_disturb_nobody;
 mod slow_devices_hold_nothing;
 mod without_descriptors_it_waits_and_recovers;
+mod broken_handshakes_leave_nothing_behind;
