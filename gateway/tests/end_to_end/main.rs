@@ -1,17 +1,14 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
 
 mod authority;
-<<<<<<< HEAD
 mod bad_answers;
-=======
 mod certificates_end_while_in_use;
->>>>>>> d3293e6 (A connection ends in the second in which its certificate does)
 mod client;
 mod connections_end;
 mod echo;
+mod floods_are_ended;
 mod forged_identity;
 mod frames;
-mod floods_are_ended;
 mod framing_is_strict;
 mod hand_made_tls;
 mod handshakes;
