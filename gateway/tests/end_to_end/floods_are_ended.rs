@@ -181,7 +181,7 @@ async fn resets_are_ended() {
         ("rapid reset", &cancel as &dyn Fn(u32) -> Vec<u8>),
         ("made you reset", &provoke),
     ] {
-        let mut raw = raw(&rig, &device, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        let raw = raw(&rig, &device, &[(INITIAL_WINDOW_SIZE, 0)]).await;
         let mut bytes = Vec::new();
         for number in 0..5_000 {
             bytes.extend(get("api.test", "/hang", 2 * number + 1));

@@ -1,4 +1,5 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
+#![allow(clippy::print_stdout)] // Figures; tests/run lists them.
 
 mod authority;
 mod bad_answers;
@@ -27,6 +28,7 @@ mod paths_and_routes;
 mod possession_is_proven;
 mod presented_chains_are_bounded;
 mod random;
+#[allow(dead_code, reason = "the tests of the whole product use the rest")]
 mod raw_http2;
 mod requests_are_identified;
 mod rig;

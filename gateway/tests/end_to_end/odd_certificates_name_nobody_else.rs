@@ -211,10 +211,13 @@ async fn strangers_are_told_apart_by_their_alerts() {
     forwarded(&mut rig, "the victim itself", &victim, "victim").await;
 }
 
+/// What is done to the fields of a good certificate.
+type Alteration = fn(&mut Fields);
+
 #[tokio::test]
 async fn wrong_usages_are_explained() {
     let mut rig = Rig::start().await;
-    let usages: [(&str, fn(&mut Fields)); 10] = [
+    let usages: [(&str, Alteration); 10] = [
         ("no EKU", |f| f.remove(EXTENDED_KEY_USAGE)),
         ("anyExtendedKeyUsage", |f| {
             let any = tlv(0x06, &[0x55, 0x1d, 0x25, 0x00]);

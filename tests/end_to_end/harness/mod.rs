@@ -146,7 +146,7 @@ impl Server {
         std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
     }
 
-    /// The number of the process.
+    /// Its process, for what the kernel counts.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
@@ -158,11 +158,6 @@ impl Server {
     /// A path in the server's temporary directory, for whatever a test puts beside the data.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
-    }
-
-    /// Its process, for what the kernel counts.
-    pub fn process(&self) -> u32 {
-        self.child.id()
     }
 
     pub fn gateway(&self) -> std::net::SocketAddr {
