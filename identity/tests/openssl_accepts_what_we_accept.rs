@@ -2,6 +2,8 @@
 //!
 //! The certificates are odd in fields and single bits, and most of them are signed as they are, so that a
 //! disagreement is about reading and not about signatures.
+#![allow(clippy::print_stdout)] // Figures; tests/run lists them.
+#![allow(clippy::needless_borrows_for_generic_args)] // A borrow in each place reads more evenly.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
