@@ -26,7 +26,7 @@ mod revocation_ends_every_kind_of_connection;
 mod secrets_stay_where_they_were_made;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;
-mod the_enrollment_listener_is_nobodys_alone;
+mod the_enrollment_listener_is_nobodys_own;
 mod the_house_keeps_its_plan;
 mod the_readmes_walk_works_as_written;
 mod token_guessing_is_slow_and_locks_nobody_out;
