@@ -65,8 +65,11 @@ const RULES: &[(&str, &str)] = &[
              WHERE j.action = 'token-created' GROUP BY j.device),
          kept AS (
              SELECT device, count(*) AS made, sum(voided) AS void FROM token GROUP BY device)
-         SELECT 1 FROM told FULL JOIN kept USING (device)
-         WHERE told.made IS NOT kept.made OR told.void IS NOT kept.void",
+         SELECT 1 FROM (
+             SELECT device, made, void FROM told
+             UNION ALL
+             SELECT device, -made, -void FROM kept)
+         GROUP BY device HAVING sum(made) <> 0 OR sum(void) <> 0",
     ),
     (
         "what a token was spent for",
@@ -89,14 +92,12 @@ const RULES: &[(&str, &str)] = &[
 fn spent_tokens(connection: &Connection) -> Result<(), RegistryFault> {
     let differs: bool = connection.query_row(
         "SELECT EXISTS (
-             SELECT 1 FROM
-                 (SELECT device, count(*) AS spent FROM journal
-                  WHERE action = 'certificate-issued' AND reason = ?1 GROUP BY device) AS told
-                 FULL JOIN
-                 (SELECT device, count(*) AS spent FROM token
-                  WHERE spent_index IS NOT NULL GROUP BY device) AS kept
-                 USING (device)
-             WHERE told.spent IS NOT kept.spent)",
+             SELECT 1 FROM (
+                 SELECT device, 1 AS spent FROM journal
+                 WHERE action = 'certificate-issued' AND reason = ?1
+                 UNION ALL
+                 SELECT device, -1 FROM token WHERE spent_index IS NOT NULL)
+             GROUP BY device HAVING sum(spent) <> 0)",
         [BY_TOKEN],
         |row| row.get(0),
     )?;

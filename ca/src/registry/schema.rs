@@ -161,6 +161,7 @@ pub(super) fn check(connection: &Connection) -> Result<(), RegistryFault> {
     std::thread::scope(|scope| {
         let derived = scope.spawn(|| {
             let reader = reader(path)?;
+            widen(&reader)?;
             // All of it as of one moment: devices may be revoked meanwhile.
             let transaction = reader.unchecked_transaction()?;
             derived::check(&transaction, &trust_domain(&transaction)?)
@@ -168,6 +169,11 @@ pub(super) fn check(connection: &Connection) -> Result<(), RegistryFault> {
         follow(connection)?.compare(connection)?;
         derived.join().unwrap_or(Err(RegistryFault::Unfinished))
     })
+}
+
+/// Lets a connection that looks everything up remember more of the file, until it is closed.
+pub(super) fn widen(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.pragma_update(None, "cache_size", -CHECKING_CACHE_KIB)
 }
 
 /// A connection that cannot write.
@@ -371,6 +377,7 @@ fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, rus
 /// Up to so many journal entries a start follows before anything else: it takes a fraction of a second.
 const FOLLOWED_FIRST: u64 = 50_000;
 
+const CHECKING_CACHE_KIB: i64 = 64 * 1024;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

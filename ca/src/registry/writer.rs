@@ -83,7 +83,10 @@ fn check(path: &Path) -> Result<(), RegistryFault> {
         "checking the journal; until that is done, nothing is done but to revoke and suspend"
     );
     let began = Instant::now();
+    // Traffic goes first. A system that does not allow this is only slower.
+    let _ = rustix::process::nice(CHECKING_NICENESS);
     let connection = schema::reader(path)?;
+    schema::widen(&connection)?;
     // All of it as of one moment: devices may be revoked meanwhile.
     let transaction = connection.unchecked_transaction()?;
     schema::check(&transaction)?;
@@ -258,6 +261,8 @@ fn one(
 
 /// Two machines' clocks may differ by so much.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+const CHECKING_NICENESS: i32 = 10;
 
 /// Requests in one transaction: enough to share the disk's sync, few enough to answer soon.
 const LARGEST_GROUP: usize = 256;

@@ -74,7 +74,7 @@ fn database(directory: &Path) -> rusqlite::Connection {
 /// Runs the server, which must end with exit code 1; what it said.
 fn ends_by_itself(directory: &Path) -> String {
     let output = std::process::Command::new("timeout")
-        .args(["60", env!("CARGO_BIN_EXE_keybound"), "--data"])
+        .args(["600", env!("CARGO_BIN_EXE_keybound"), "--data"])
         .arg(directory.join("data"))
         .args(["up", "--gateway-listen", "127.0.0.1:0"])
         .args(["--enrollment-listen", "127.0.0.1:0"])
@@ -121,12 +121,14 @@ fn a_large_fleet_is_served_soon_after_a_crash() {
         &format!("SIGKILL to the first revocation in force with {devices} devices registered"),
         format_args!("{:.2?}", began.elapsed()),
     );
+    harness::eventually(Duration::from_secs(600), "the journal was followed", || {
+        server.log().contains("the journal is as it was written")
+    });
     server.device("another");
     harness::figure(
         &format!("SIGKILL to the first new certificate with {devices} devices registered"),
         format_args!("{:.2?}", began.elapsed()),
     );
-    assert!(server.log().contains("the journal is as it was written"));
     assert_eq!(
         server.json(&["device", "show", "revoked", "--json"])["status"],
         "revoked"
