@@ -24,6 +24,7 @@ pub(crate) struct Health {
     gateway: OnceLock<Arc<Gateway>>,
     has_gateway: bool,
     ca_writable: AtomicBool,
+    being_checked: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -74,6 +75,8 @@ impl Health {
                     "the system's clock was set back; time goes on as since the start"
                 );
             }
+            self.being_checked
+                .store(authority.registry().is_being_checked(), Ordering::Relaxed);
             let empty = authority.sighted(Vec::new());
             let writable = matches!(tokio::time::timeout(PROBE_WITHIN, empty).await, Ok(Ok(())));
             metrics.registry_writable.set(writable.into());
@@ -121,6 +124,14 @@ impl Health {
             },
         }
         let ready = reasons.is_empty();
+        if self.being_checked.load(Ordering::Relaxed) {
+            degraded = true;
+            reasons.push(
+                "The registry is being checked after the start. Until that is done devices can be revoked and suspended, \
+                 and nothing is issued."
+                    .to_owned(),
+            );
+        }
         let set_back = ca::clock_set_back_by();
         if set_back > CLOCK_TOLERANCE {
             // Devices pass all the same: expiry goes on by the time that has passed since the start.

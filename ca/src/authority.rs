@@ -361,8 +361,15 @@ fn create(options: &Options, now: identity::Timestamp) -> Result<(), OpenError> 
         Some(trust_domain) => trust_domain.clone(),
         None => TrustDomain::parse(DEFAULT_TRUST_DOMAIN).expect("the default is legal"),
     };
-    let root = Keys::create(&unfinished, &trust_domain, options.passphrase.as_ref(), now)?;
-    Registry::create(&unfinished.join(REGISTRY_FILE), &trust_domain, &root)?;
+    let passphrase = options.passphrase.as_ref();
+    Keys::create(&unfinished, &trust_domain, passphrase, now)?;
+    let keys = Keys::load(&unfinished, passphrase, now)?;
+    Registry::create(
+        &unfinished.join(REGISTRY_FILE),
+        &trust_domain,
+        &keys.root.fingerprint(),
+        &SealKey::derive(keys.serial_key.as_slice()),
+    )?;
     sync_directory(&unfinished)?;
     fs::rename(&unfinished, &options.directory).map_err(OpenError::Files)?;
     sync_directory(options.directory.parent().unwrap_or(Path::new(".")))

@@ -357,6 +357,7 @@ async fn what_was_added_removed_or_moved_is_noticed() {
         "DELETE FROM meta WHERE key = 'root'",
         "DELETE FROM meta WHERE key = 'head'",
         "UPDATE meta SET value = zeroblob(32) WHERE key = 'seal'",
+        "DELETE FROM meta WHERE key = 'seal'",
     ] {
         let copy = copy(directory.path());
         assert!(alter(copy.path(), sql) > 0, "{sql}");
@@ -383,6 +384,10 @@ async fn the_newest_entry_and_its_traces_taken_out_together_are_missed() {
         )
         .unwrap();
     drop(connection);
+    let error = open(directory.path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("seal"), "{error}");
+    // Nor does it help to take the seal away.
+    alter(directory.path(), "DELETE FROM meta WHERE key = 'seal'");
     let error = open(directory.path()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("seal"), "{error}");
 }

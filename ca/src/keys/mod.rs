@@ -150,11 +150,10 @@ impl Keys {
         trust_domain: &TrustDomain,
         passphrase: Option<&Zeroizing<String>>,
         now: Timestamp,
-    ) -> Result<Fingerprint, KeyFault> {
+    ) -> Result<(), KeyFault> {
         let root_key = new_key()?;
         let root_params = ca_params(&format!("{trust_domain} root CA"), 1, now, ROOT_LIFE)?;
         let root = root_params.self_signed(&root_key)?;
-        let fingerprint = Fingerprint::of(root.der());
         save(directory, "root", root.der(), &root_key, passphrase)?;
         let root_issuer = Issuer::new(root_params, root_key);
         for name in ["device", "infrastructure"] {
@@ -178,8 +177,8 @@ impl Keys {
         write_new(
             &directory.join(SERIAL_KEY_FILE),
             Zeroizing::new(digits).as_bytes(),
-        )?;
-        Ok(fingerprint)
+        )
+        .map_err(KeyFault::from)
     }
 
     /// Loads what [`Self::create`] made.

@@ -53,7 +53,9 @@ enum Check {
 
 /// The registry cannot answer: nothing was changed, or it is not known whether it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the registry cannot be used at the moment; the server's log says why")]
+#[error(
+    "the registry cannot be used at the moment, or is still being checked after the start; the server's log says why"
+)]
 pub struct Unavailable;
 
 impl Registry {
@@ -62,8 +64,9 @@ impl Registry {
         path: &Path,
         trust_domain: &TrustDomain,
         root: &Fingerprint,
+        key: &SealKey,
     ) -> Result<(), RegistryFault> {
-        schema::create(path, trust_domain, root)
+        schema::create(path, trust_domain, root, key)
     }
 
     /// Opens an existing one: checks the file, that it is this CA's, and the whole journal. Blocking.
@@ -110,8 +113,13 @@ impl Registry {
         results.await.map_err(|_| Unavailable)?
     }
 
-    /// Waits until the whole journal was followed. Until then devices can be revoked and suspended, and what else is
-    /// asked waits; if it is not as it was written, nothing is done any more.
+    /// Whether the check of a long journal is still going on: devices can be revoked and suspended, and what else is
+    /// asked is [`Unavailable`].
+    pub fn is_being_checked(&self) -> bool {
+        matches!(*self.checked.borrow(), Check::Running)
+    }
+
+    /// Waits until the whole journal was followed. If it is not as it was written, nothing is done any more.
     pub async fn checked(&self) -> Result<(), Arc<RegistryFault>> {
         let mut check = self.checked.clone();
         let reached = check

@@ -19,15 +19,23 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Whether it can only stop devices.
-    pub(super) fn withdraws(&self) -> bool {
-        matches!(
-            self.operation,
-            Operation::ChangeDevice {
-                change: DeviceChange::Revoke | DeviceChange::Suspend,
-                ..
-            }
-        )
+    /// Whether it may be done while the journal is still being checked, on the word of the seal.
+    ///
+    /// Revoking and suspending cannot wait, and can do no harm. The rest is what the server needs for itself: a gateway's
+    /// certificate, indexes for it, a CRL. None of them asks who may do what.
+    pub(super) fn may_go_ahead(&self) -> bool {
+        match &self.operation {
+            Operation::ChangeDevice { change, .. } => match change {
+                DeviceChange::Revoke | DeviceChange::Suspend => true,
+                DeviceChange::Restore | DeviceChange::Replace => false,
+            },
+            Operation::RecordCertificate(new) => match new.owner {
+                Owner::Gateway(_) => true,
+                Owner::Device { .. } => false,
+            },
+            Operation::LeaseIndexes { .. } | Operation::StartCrl => true,
+            Operation::CreateToken { .. } | Operation::Sighted(_) => false,
+        }
     }
 }
 

@@ -93,13 +93,19 @@ pub(super) fn create(
     path: &Path,
     trust_domain: &TrustDomain,
     root: &Fingerprint,
+    key: &SealKey,
 ) -> Result<(), RegistryFault> {
     let mut connection = Connection::open(path)?;
     configure(&connection)?;
     migrate(&mut connection)?;
+    // There is never a registry without a seal: taking it away must not make one that is believed.
     connection.execute(
-        "INSERT INTO meta (key, value) VALUES ('root', ?1), ('trust_domain', ?2)",
-        params![root.0, trust_domain.as_str()],
+        "INSERT INTO meta (key, value) VALUES ('root', ?1), ('trust_domain', ?2), ('seal', ?3)",
+        params![
+            root.0,
+            trust_domain.as_str(),
+            key.tag(&Sum::default(), &Head::START)
+        ],
     )?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(())
@@ -126,15 +132,13 @@ pub(super) fn open(
         sum: sum(path, &connection, key)?,
     };
     let tag: Option<Vec<u8>> = meta(&connection, "seal")?;
-    let sealed = tag
-        .as_ref()
-        .map(|tag| key.verify(&state.sum, &state.head, tag));
-    let unchecked = sealed == Some(true) && state.head.seq > FOLLOWED_FIRST;
+    let sealed = tag.is_some_and(|tag| key.verify(&state.sum, &state.head, &tag));
+    let unchecked = sealed && state.head.seq > FOLLOWED_FIRST;
     if !unchecked {
         check(&connection)?;
     }
     // Looked at last: if the journal is whole, it says which certificate was altered.
-    if sealed == Some(false) {
+    if !sealed {
         return Err(RegistryFault::Seal);
     }
     Ok(Opened {
@@ -390,7 +394,7 @@ mod tests {
         let path = directory.path().join("registry.sqlite");
         let domain = TrustDomain::parse("keybound.local").expect("legal");
         let root = Fingerprint([1; 32]);
-        create(&path, &domain, &root).expect("created");
+        create(&path, &domain, &root, &SealKey::derive(b"secret")).expect("created");
         let key = SealKey::derive(b"secret");
         let opened = open(&path, &root, &key).expect("opened");
         assert_eq!(
@@ -407,7 +411,7 @@ mod tests {
         let path = directory.path().join("registry.sqlite");
         let domain = TrustDomain::parse("keybound.local").expect("legal");
         let root = Fingerprint([1; 32]);
-        create(&path, &domain, &root).expect("created");
+        create(&path, &domain, &root, &SealKey::derive(b"secret")).expect("created");
         let connection = Connection::open(&path).expect("opened");
         connection
             .pragma_update(None, "user_version", 99)

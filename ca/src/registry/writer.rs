@@ -47,34 +47,29 @@ pub(super) fn spawn(
              had expired may be valid again"
         );
     }
-    let thread = |name: &str| std::thread::Builder::new().name(name.into());
-    let waiting = if opened.unchecked {
-        let (path, messages) = (place.path.clone(), messages.clone());
-        thread("registry-check")
-            .spawn(move || {
-                let result = check(&path);
-                // Without a writer nobody is left who could be misled.
-                let _ = messages.blocking_send(Message::Checked(result));
-            })
-            .map_err(RegistryFault::Thread)?;
-        Some(Vec::new())
-    } else {
-        checked.send_replace(Check::Passed);
-        None
-    };
     let writer = Writer {
         connection: Some(opened.connection),
         place,
         state: opened.state,
-        waiting,
         published,
+        messages: messages.downgrade(),
         checked,
         doubtful: false,
     };
-    thread("registry")
-        .spawn(move || writer.run(queue))
-        .map_err(RegistryFault::Thread)?;
-    Ok(())
+    if opened.unchecked {
+        writer.check_later()?;
+    } else {
+        writer.checked.send_replace(Check::Passed);
+    }
+    thread("registry", move || writer.run(queue))
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), RegistryFault> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(|_handle| ())
+        .map_err(RegistryFault::Thread)
 }
 
 /// Follows a long journal, while devices are served on the word of the seal.
@@ -107,9 +102,9 @@ struct Writer {
     place: Place,
     /// As of the last commit that is known to be durable.
     state: State,
-    /// What has to wait for the end of the check; `None` after it.
-    waiting: Option<Vec<(Vec<Request>, Reply)>>,
     published: watch::Sender<u64>,
+    /// Its own queue, for the end of a check. It does not keep the writer alive.
+    messages: mpsc::WeakSender<Message>,
     checked: watch::Sender<Check>,
     /// The last commit failed: only one that really writes shows that the disk is well again.
     doubtful: bool,
@@ -122,7 +117,7 @@ impl Writer {
                 Message::Submission { requests, reply } => vec![(requests, reply)],
                 Message::Checked(Ok(())) => {
                     self.checked.send_replace(Check::Passed);
-                    self.waiting.take().unwrap_or_default()
+                    continue;
                 }
                 Message::Checked(Err(fault)) => {
                     // Whoever waits, or comes later, is told that the registry cannot be used.
@@ -130,14 +125,17 @@ impl Writer {
                     return;
                 }
             };
-            if let Some(waiting) = &mut self.waiting {
-                // Revoking cannot wait, and can do no harm: every certificate's status is sealed.
-                let (now, later): (Vec<_>, Vec<_>) = group
+            if let Err(error) = self.reopen_if_doubtful() {
+                self.refuse(group.into_iter().map(|(_, reply)| reply), &error);
+                continue;
+            }
+            if self.is_being_checked() {
+                let (now, refused): (Vec<_>, Vec<_>) = group
                     .into_iter()
-                    .partition(|(requests, _)| requests.iter().all(Request::withdraws));
-                let room = super::QUEUE_LENGTH.saturating_sub(waiting.len());
-                // Those for whom there is no room are told by the end of their reply's channel.
-                waiting.extend(later.into_iter().take(room));
+                    .partition(|(requests, _)| requests.iter().all(Request::may_go_ahead));
+                for (_, reply) in refused {
+                    let _ = reply.send(Err(Unavailable));
+                }
                 group = now;
             } else {
                 while group.iter().map(|(r, _)| r.len()).sum::<usize>() < LARGEST_GROUP {
@@ -153,6 +151,19 @@ impl Writer {
         }
     }
 
+    /// Checks the whole registry on another thread; until that is done, little is written.
+    fn check_later(&self) -> Result<(), RegistryFault> {
+        self.checked.send_replace(Check::Running);
+        let (path, messages) = (self.place.path.clone(), self.messages.clone());
+        thread("registry-check", move || {
+            let result = check(&path);
+            // Without a writer nobody is left who could be misled.
+            if let Some(messages) = messages.upgrade() {
+                let _ = messages.blocking_send(Message::Checked(result));
+            }
+        })
+    }
+
     fn answer(&mut self, group: Vec<(Vec<Request>, Reply)>) {
         let (requests, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         match self.commit(requests) {
@@ -166,22 +177,25 @@ impl Writer {
                     let _ = reply.send(Ok(results));
                 }
             }
-            Err(error) => {
-                tracing::error!(%error, "the registry cannot be written; nothing is issued or changed");
-                self.connection = None;
-                self.doubtful = true;
-                for reply in replies {
-                    let _ = reply.send(Err(Unavailable));
-                }
-            }
+            Err(error) => self.refuse(replies, &error),
         }
     }
 
+    fn refuse(&mut self, replies: impl IntoIterator<Item = Reply>, error: &RegistryFault) {
+        tracing::error!(%error, "the registry cannot be written; nothing is issued or changed");
+        self.connection = None;
+        self.doubtful = true;
+        for reply in replies {
+            let _ = reply.send(Err(Unavailable));
+        }
+    }
+
+    fn is_being_checked(&self) -> bool {
+        matches!(*self.checked.borrow(), Check::Running)
+    }
+
     fn commit(&mut self, batches: Vec<Vec<Request>>) -> Result<Vec<Results>, RegistryFault> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.reopen()?,
-        };
+        let connection = self.connection.take().ok_or(RegistryFault::Unfinished)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut applying = Applying::new(&connection, &self.place.key, self.state);
         let mut results = Vec::with_capacity(batches.len());
@@ -213,13 +227,14 @@ impl Writer {
     /// or that with the one group more whose commit was reported as failed.
     ///
     /// After a failed sync the kernel may count pages as written that are not, so nothing of the log is relied on:
-    /// what it holds is written to the database itself, and synced there, before anybody is answered by it.
-    fn reopen(&mut self) -> Result<Connection, RegistryFault> {
+    /// what it holds is written to the database itself, and synced there, before anybody is answered by it. A long
+    /// journal is followed again as after a start: later, and until then little is written.
+    fn reopen_if_doubtful(&mut self) -> Result<(), RegistryFault> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
         let Place { path, root, key } = &self.place;
         let opened = schema::open(path, root, key)?;
-        if opened.unchecked {
-            schema::check(&opened.connection)?;
-        }
         let seq = opened.state.head.seq;
         if seq < self.state.head.seq {
             return Err(RegistryFault::Journal { after: seq });
@@ -231,9 +246,14 @@ impl Writer {
         if busy {
             return Err(RegistryFault::Busy);
         }
+        // One at a time: a check under way has the same rows before it.
+        if opened.unchecked && !self.is_being_checked() {
+            self.check_later()?;
+        }
         tracing::warn!(seq, "the registry was opened and checked again");
         self.state = opened.state;
-        Ok(opened.connection)
+        self.connection = Some(opened.connection);
+        Ok(())
     }
 }
 
