@@ -83,7 +83,10 @@ impl<'a> Parsed<'a> {
                 ParsedExtension::ParseError { .. }
             )
         };
-        if extensions.values().any(|extension| unreadable(extension)) {
+        if extensions
+            .iter()
+            .any(|(oid, extension)| !is_der_oid(oid.as_bytes()) || unreadable(extension))
+        {
             return Err(ReadError::MalformedExtension);
         }
         let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME, Tag::Sequence)? {
@@ -183,6 +186,14 @@ impl<'a> Parsed<'a> {
             Ok(_) | Err(_) => Err(ReadError::MalformedExtension),
         }
     }
+}
+
+/// Whether this is an object identifier (ITU-T X.690, section 8.19.2): whole arcs, each in its shortest form. The
+/// parser takes others, too, and other readers do not load a certificate that has one.
+fn is_der_oid(content: &[u8]) -> bool {
+    let arcs = content.split_inclusive(|octet| octet & 0x80 == 0);
+    let whole = content.last().is_some_and(|octet| octet & 0x80 == 0);
+    whole && arcs.into_iter().all(|arc| arc.first() != Some(&0x80))
 }
 
 /// An element of DER with at most 64 KiB of content, as in a certificate of at most 16 KiB.
@@ -396,6 +407,34 @@ mod tests {
             let longer = format!("spiffe://{domain}/device/a");
             check(|p| p.subject_alt_names = vec![uri(&longer)], Ok(&longer));
         }
+    }
+
+    #[test]
+    fn an_extension_must_have_a_whole_name() {
+        for (oid, expected) in [
+            (&[0x55, 0x1d, 0x63][..], true),
+            (&[0x55, 0x1d, 0x81, 0x00], true),
+            (&[0x81, 0x80, 0x01], true),
+            (&[], false),
+            (&[0x55, 0x1d, 0xa3], false),
+            (&[0x55, 0x1d, 0x80, 0x01], false),
+            (&[0x80, 0x01], false),
+        ] {
+            assert_eq!(is_der_oid(oid), expected, "{oid:x?}");
+        }
+        let key = KeyPair::generate().expect("a key");
+        let mut params = profile();
+        let unknown = CustomExtension::from_oid_content(&[2, 5, 29, 99], vec![5, 0]);
+        params.custom_extensions.push(unknown);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let read = |der: &[u8]| Parsed::from_der(der).and_then(|parsed| parsed.leaf().map(|_| ()));
+        let mut der = certificate.der().to_vec();
+        assert_eq!(read(&der), Ok(()));
+        let at = der
+            .windows(5)
+            .position(|there| there == [6, 3, 0x55, 0x1d, 99]);
+        der[at.expect("the extension") + 4] = 0xa3;
+        assert_eq!(read(&der), Err(ReadError::MalformedExtension));
     }
 
     #[test]
