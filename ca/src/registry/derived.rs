@@ -16,6 +16,7 @@ pub(super) fn check(
     connection: &Connection,
     trust_domain: &TrustDomain,
 ) -> Result<(), RegistryFault> {
+    indexes(connection)?;
     for (what, violations) in RULES {
         let found: bool =
             connection.query_row(&format!("SELECT EXISTS ({violations})"), [], |row| {
@@ -26,6 +27,31 @@ pub(super) fn check(
         }
     }
     spent_tokens(connection)?;
+    readable(
+        connection,
+        "SELECT number, id, standing, created_at, last_seen_at, last_seen_address FROM device",
+        "device",
+        |row| {
+            values::device_id(row, 1)?;
+            values::standing(row, 2)?;
+            values::timestamp(row, 3)?;
+            values::optional(row, 4, values::timestamp)?;
+            row.get::<_, Option<String>>(5).map(drop)
+        },
+    )?;
+    readable(
+        connection,
+        "SELECT device, hash, created_at, expires_at, voided, spent_key, spent_index FROM token",
+        "a token of device",
+        |row| {
+            values::fingerprint(row, 1)?;
+            values::timestamp(row, 2)?;
+            values::timestamp(row, 3)?;
+            row.get::<_, bool>(4)?;
+            values::optional(row, 5, values::fingerprint)?;
+            values::optional(row, 6, values::index).map(drop)
+        },
+    )?;
     certificates(connection, trust_domain)
 }
 
@@ -108,10 +134,45 @@ fn spent_tokens(connection: &Connection) -> Result<(), RegistryFault> {
     Ok(())
 }
 
+/// Every row stands in every index of its table: one that does not is there and is not found, and a revocation would
+/// pass over it. The quick check of the whole file does not look at that.
+fn indexes(connection: &Connection) -> Result<(), RegistryFault> {
+    for table in ["device", "certificate", "device_key", "token", "journal"] {
+        let verdict: String =
+            connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| {
+                row.get(0)
+            })?;
+        if verdict != "ok" {
+            return Err(RegistryFault::Damaged(verdict));
+        }
+    }
+    Ok(())
+}
+
+/// Every row as whoever needs it later will read it: what stands there may be no value at all, such as a negative
+/// time, also where no other table tells what it should be. The first column is the number of the row's device.
+fn readable(
+    connection: &Connection,
+    rows: &str,
+    what: &str,
+    read: impl Fn(&rusqlite::Row<'_>) -> Result<(), rusqlite::Error>,
+) -> Result<(), RegistryFault> {
+    let mut statement = connection.prepare(rows)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let number: i64 = row.get(0)?;
+        read(row).map_err(|error| {
+            RegistryFault::Damaged(format!("{what} {number} cannot be read: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
 /// Every certificate against its own row. That it is the one that was issued, the journal tells.
 fn certificates(connection: &Connection, trust_domain: &TrustDomain) -> Result<(), RegistryFault> {
     let mut statement = connection.prepare(
-        "SELECT c.idx, c.sha256, c.tbs_sha256, c.key_sha256, c.serial, c.not_before, c.not_after, d.id, v.der
+        "SELECT c.idx, c.sha256, c.tbs_sha256, c.key_sha256, c.serial, c.not_before, c.not_after, d.id, v.der,
+             c.changed_at
          FROM certificate c LEFT JOIN device d ON d.number = c.device
              LEFT JOIN certificate_der v ON v.idx = c.idx
          ORDER BY c.idx",
@@ -154,6 +215,8 @@ fn says_what_stands_beside_it(
         (Some(device), Some(uri)) => uri == format!("spiffe://{trust_domain}/device/{device}"),
         (None, Some(uri)) => uri.starts_with(&format!("spiffe://{trust_domain}/gateway/")),
     };
+    // Nothing else tells it, but it must be a time.
+    values::timestamp(row, 9)?;
     let hash = identity::Fingerprint::of;
     Ok(named
         && hash(der) == values::fingerprint(row, 1)?
