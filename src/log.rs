@@ -4,9 +4,10 @@
 //! and counted.
 
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 use std::sync::LazyLock;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
@@ -55,6 +56,7 @@ impl Log {
             LogFormat::Json => subscriber.json().try_init(),
         };
         set.map_err(|error| Failure::refused(format!("The log cannot be set up: {error}.")))?;
+        std::panic::set_hook(Box::new(tell_panic));
         Ok(Self { queue })
     }
 }
@@ -62,11 +64,29 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         let (done, written) = mpsc::sync_channel(1);
-        if self.queue.0.try_send(Message::Flush(done)).is_ok() {
-            // Who does not read by then does not read.
-            let _ = written.recv_timeout(FLUSH_WITHIN);
+        let mut flush = Message::Flush(done);
+        let until = Instant::now() + FLUSH_WITHIN;
+        loop {
+            match self.queue.0.try_send(flush) {
+                Ok(()) => break,
+                Err(TrySendError::Full(message)) if Instant::now() < until => flush = message,
+                // Who does not read by then does not read.
+                Err(_) => return,
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
+        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Tells a panic like everything else: what the standard library does itself would wait for whoever reads standard
+/// error, and with it the thread that panicked.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    tracing::error!(
+        message = panic.payload_as_str().unwrap_or("a panic"),
+        at = panic.location().map(tracing::field::display),
+        thread = std::thread::current().name(),
+    );
 }
 
 /// Writes what comes, for as long as the process lives.
@@ -120,3 +140,26 @@ impl Write for Queue {
 
 const LINES_WAITING: usize = 1024;
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_written_in_the_end() {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let queue = Queue(sender);
+        assert!(queue.0.send(Message::Line(Vec::new())).is_ok());
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            let mut flushed = false;
+            while let Ok(message) = receiver.recv() {
+                flushed |= matches!(message, Message::Flush(done) if done.try_send(()).is_ok());
+            }
+            flushed
+        });
+        drop(Log { queue });
+        assert_eq!(reader.join().ok(), Some(true));
+    }
+}

@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use identity::Timestamp;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::handle::Handle;
-use crate::shared::now;
+use crate::shared::{now, since_1970};
 
 /// Watches over one connection, polled before every turn of its task.
 pub(crate) struct Lifetime {
@@ -91,8 +91,7 @@ impl Lifetime {
 /// set, and never nothing.
 fn until_check(not_after: Timestamp) -> Duration {
     let end = Duration::from_secs(not_after.0.saturating_add(1));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let left = end.saturating_sub(now.unwrap_or_default());
+    let left = end.saturating_sub(since_1970());
     left.clamp(MIN_SLEEP, MAX_SLEEP)
 }
 

@@ -124,6 +124,30 @@ fn because_the_pipe_is_full() {
 }
 
 #[test]
+fn not_even_of_a_panic() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("pipe");
+    let mut reader = pipe(&path);
+    reader.write_all(&[b'\n'; 65_536]).unwrap();
+    // As many as there are workers, and more.
+    let panics = 40;
+    let failpoint = format!("gateway::request={panics}*panic(injected)");
+    let server = Server::start(into(&path).environment("FAILPOINTS", &failpoint));
+    let target = Target::of(&server);
+    let key = Key::new("unlucky");
+    let token = target.token(&key.id).unwrap();
+    let certificate = certificate_in(&target.est(&key, Right::Token(&token)).unwrap());
+    for _ in 0..panics {
+        let started = Instant::now();
+        assert_eq!(target.get(&key, &certificate).unwrap().status, 500);
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+    let slowest = work(&server, &target, 5);
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    server.stop();
+}
+
+#[test]
 fn because_its_reader_has_gone() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("pipe");
