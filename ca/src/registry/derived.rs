@@ -16,7 +16,6 @@ pub(super) fn check(
     connection: &Connection,
     trust_domain: &TrustDomain,
 ) -> Result<(), RegistryFault> {
-    indexes(connection)?;
     for (what, violations) in RULES {
         let found: bool =
             connection.query_row(&format!("SELECT EXISTS ({violations})"), [], |row| {
@@ -130,21 +129,6 @@ fn spent_tokens(connection: &Connection) -> Result<(), RegistryFault> {
     if differs {
         let what = "the tokens that were spent".to_owned();
         return Err(RegistryFault::Contradiction(what));
-    }
-    Ok(())
-}
-
-/// Every row stands in every index of its table: one that does not is there and is not found, and a revocation would
-/// pass over it. The quick check of the whole file does not look at that.
-fn indexes(connection: &Connection) -> Result<(), RegistryFault> {
-    for table in ["device", "certificate", "device_key", "token", "journal"] {
-        let verdict: String =
-            connection.query_row(&format!("PRAGMA integrity_check({table})"), [], |row| {
-                row.get(0)
-            })?;
-        if verdict != "ok" {
-            return Err(RegistryFault::Damaged(verdict));
-        }
     }
     Ok(())
 }
