@@ -1,6 +1,6 @@
 //! The grammar of chunked bodies (RFC 9112, section 7.1), without what servers read in two ways.
 
-use super::framing::{MAX_HEAD, Violation};
+use super::framing::{MAX_HEAD, Violation, at_most};
 
 /// Where in a chunked body (RFC 9112, section 7.1).
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,22 @@ impl Chunked {
     /// Before the first chunk.
     pub(super) const START: Self = Self::Size { size: 0, digits: 0 };
 
+    /// Judges some of `bytes`, which are not empty: how many, and the state after them; `None` after the body's
+    /// last byte. Data is skipped, so that a large body costs little.
+    pub(super) fn step(self, bytes: &[u8]) -> Result<(usize, Option<Self>), Violation> {
+        let Self::Data { left } = self else {
+            return Ok((1, self.byte(bytes[0])?));
+        };
+        let used = at_most(bytes.len(), left);
+        let next = match left - used as u64 {
+            0 => Self::DataCarriageReturn,
+            left => Self::Data { left },
+        };
+        Ok((used, Some(next)))
+    }
+
     /// The state after one more byte outside of chunk data; `None` after the body's last byte.
-    pub(super) fn byte(self, byte: u8) -> Result<Option<Self>, Violation> {
+    fn byte(self, byte: u8) -> Result<Option<Self>, Violation> {
         let next = match self {
             Self::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
                 (Some(digit), _) if digits < MAX_CHUNK_SIZE_DIGITS => Self::Size {

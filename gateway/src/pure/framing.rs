@@ -187,20 +187,10 @@ impl State {
                 }
                 Ok(Step { used })
             }
-            Self::Chunked(Chunked::Data { left }) => {
-                let used = at_most(bytes.len(), *left);
-                *left -= used as u64;
-                if *left == 0 {
-                    *self = Self::Chunked(Chunked::DataCarriageReturn);
-                }
-                Ok(Step { used })
-            }
             Self::Chunked(chunked) => {
-                *self = match chunked.byte(bytes[0])? {
-                    Some(next) => Self::Chunked(next),
-                    None => Self::Head { scanned: 0 },
-                };
-                Ok(Step { used: 1 })
+                let (used, next) = chunked.step(bytes)?;
+                *self = next.map_or(Self::Head { scanned: 0 }, Self::Chunked);
+                Ok(Step { used })
             }
             Self::Upgrade if is_tunnel => {
                 *self = Self::Tunnel;
@@ -336,7 +326,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn at_most(available: usize, left: u64) -> usize {
+pub(super) fn at_most(available: usize, left: u64) -> usize {
     usize::try_from(left).map_or(available, |left| left.min(available))
 }
 

@@ -103,7 +103,7 @@ async fn exchange(
     timeouts: UpstreamTimeouts,
 ) -> Result<Response<Incoming>, Failure> {
     upload.moved();
-    lease.watch().begin();
+    lease.watch().begin(request.method() == Method::HEAD);
     let mut sending = std::pin::pin!(lease.sender().try_send_request(request));
     let result = loop {
         let deadline = upload.last_moved() + timeouts.first_byte;

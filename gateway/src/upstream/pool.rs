@@ -174,11 +174,18 @@ impl Pool {
     }
 
     /// The connection that was used last: it is the least likely to have been closed by the upstream.
+    ///
+    /// One whose upstream has closed it, or said more than it was asked for, is dropped. HTTP would see that, too,
+    /// but on a busy worker not before the next request is sent, whose answer it would take the bytes for.
     fn take(&self, address: &UpstreamAddress) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(address)?;
         while let Some(candidate) = kept.pop() {
-            if candidate.sender.http.is_ready() && candidate.since.elapsed() < MAX_IDLE {
+            let sender = &candidate.sender;
+            if sender.http.is_ready()
+                && candidate.since.elapsed() < MAX_IDLE
+                && sender.watch.is_quiet()
+            {
                 return Some(candidate.sender);
             }
         }

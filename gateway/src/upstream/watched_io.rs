@@ -1,11 +1,16 @@
 //! The IO wrapper around an upstream's connection: what it answers is looked at before HTTP reads it.
+//!
+//! The HTTP implementation reads when its task gets its turn. What a kept connection holds before that, whoever
+//! takes it sees on the socket itself.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -13,37 +18,64 @@ use crate::pure::answer_head::AnswerHead;
 
 /// An upstream's connection.
 pub(super) struct WatchedIo {
-    tcp: TcpStream,
+    tcp: Arc<Mutex<TcpStream>>,
     watch: Arc<Watch>,
     head: AnswerHead,
 }
 
-/// What whoever waits for an answer needs to know of its connection. Both are on one thread; it is atomic because
-/// a connection that may become a tunnel must be `Send`.
-#[derive(Debug, Default)]
+/// What whoever waits for an answer needs to know of its connection. All of it is on one thread, where no lock is
+/// ever waited for; there are locks and atomics because a connection that may become a tunnel must be `Send`.
+#[derive(Debug)]
 pub(super) struct Watch {
+    /// Weak, so that the connection closes as soon as HTTP drops it.
+    tcp: Weak<Mutex<TcpStream>>,
     begun: AtomicBool,
+    to_head: AtomicBool,
     received: AtomicBool,
     broken: AtomicBool,
 }
 
 impl WatchedIo {
     pub(super) fn new(tcp: TcpStream) -> (Self, Arc<Watch>) {
-        let watch = Arc::<Watch>::default();
+        let tcp = Arc::new(Mutex::new(tcp));
+        let watch = Arc::new(Watch {
+            tcp: Arc::downgrade(&tcp),
+            begun: AtomicBool::new(false),
+            to_head: AtomicBool::new(false),
+            received: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        });
         let io = Self {
             tcp,
             watch: Arc::clone(&watch),
-            head: AnswerHead::START,
+            head: AnswerHead::start(false),
         };
         (io, watch)
+    }
+
+    fn tcp(&self) -> MutexGuard<'_, TcpStream> {
+        self.tcp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Watch {
-    /// A request is about to be sent: what comes next is the beginning of an answer.
-    pub(super) fn begin(&self) {
+    /// A request is about to be sent, for HEAD or not: what comes next is the beginning of an answer.
+    pub(super) fn begin(&self, to_head: bool) {
         self.received.store(false, Ordering::Relaxed);
+        self.to_head.store(to_head, Ordering::Relaxed);
         self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the socket is open and holds no byte that nobody asked for: one system call, which does not wait.
+    ///
+    /// What the runtime knows of the socket may be older than what lies there.
+    pub(super) fn is_quiet(&self) -> bool {
+        let Some(tcp) = self.tcp.upgrade() else {
+            return false;
+        };
+        let tcp = tcp.lock().unwrap_or_else(PoisonError::into_inner);
+        let peeked = SockRef::from(&*tcp).peek(&mut [MaybeUninit::uninit()]);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether any byte of an answer came: then the upstream has seen the request.
@@ -64,22 +96,29 @@ impl AsyncRead for WatchedIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.watch.is_broken() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let start = buf.filled().len();
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut *this.tcp()).poll_read(cx, buf))?;
         let read = &buf.filled()[start..];
         if read.is_empty() {
             return Poll::Ready(Ok(()));
         }
         if this.watch.begun.load(Ordering::Relaxed) {
             this.watch.begun.store(false, Ordering::Relaxed);
-            this.head = AnswerHead::START;
+            this.head = AnswerHead::start(this.watch.to_head.load(Ordering::Relaxed));
         }
         this.watch.received.store(true, Ordering::Relaxed);
         if let Err(fault) = this.head.inspect(read) {
             tracing::debug!(%fault, "an upstream's answer is refused");
             this.watch.broken.store(true, Ordering::Relaxed);
-            buf.set_filled(start);
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            // What comes before the fault is read, so that what the device hears does not depend on how the bytes
+            // were cut. It is never a whole answer: the next read fails.
+            buf.set_filled(start + fault.clean);
+            if fault.clean == 0 {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -91,7 +130,7 @@ impl AsyncWrite for WatchedIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, bytes)
+        Pin::new(&mut *self.get_mut().tcp()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -99,18 +138,52 @@ impl AsyncWrite for WatchedIo {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bytes)
+        Pin::new(&mut *self.get_mut().tcp()).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.tcp().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut *self.get_mut().tcp()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut *self.get_mut().tcp()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (WatchedIo, Arc<Watch>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let tcp = TcpStream::connect(address).await.expect("connected");
+        let (upstream, _) = listener.accept().await.expect("accepted");
+        let (io, watch) = WatchedIo::new(tcp);
+        (io, watch, upstream)
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_read_yet_is_seen() {
+        let (_io, watch, mut upstream) = pair().await;
+        assert!(watch.is_quiet());
+        // Nobody polls the connection meanwhile.
+        upstream.write_all(b"H").await.expect("written");
+        assert!(!watch.is_quiet());
+
+        let (_io, watch, upstream) = pair().await;
+        drop(upstream);
+        assert!(!watch.is_quiet());
+
+        let (io, watch, _upstream) = pair().await;
+        drop(io);
+        assert!(!watch.is_quiet());
     }
 }

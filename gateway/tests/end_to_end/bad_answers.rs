@@ -421,6 +421,17 @@ fn broken_answers() -> Vec<Case> {
                 "a: b\r\n".repeat(200_000)
             ))],
         ),
+        // The HTTP implementation would take the second answer for the trailers of the first.
+        (
+            "line-feed-after-last-chunk",
+            vec![chunked(&format!(
+                "5\r\nhello\r\n3;a=b\r\nyou\r\n0\r\n\n{POISON}"
+            ))],
+        ),
+        (
+            "line-feed-after-trailer",
+            vec![chunked("4\r\nsome\r\n0\r\na: b\n\r\n")],
+        ),
         (
             "reset-without-length",
             vec![send("HTTP/1.1 200 OK\r\n\r\nsome"), Step::Reset],

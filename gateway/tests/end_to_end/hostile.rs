@@ -10,6 +10,7 @@ use gateway::{IdentityHeader, Route, RouteTable, Snapshot};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 #[derive(Clone)]
 pub(crate) struct Hostile {
@@ -31,6 +32,8 @@ pub(crate) enum Step {
     /// Again and again, until nobody takes it.
     Flood(Vec<u8>),
     Pause(Duration),
+    /// Says that everything before it was done.
+    Tell(Arc<Notify>),
     /// Nothing more, until the other side closes.
     Hang,
     Close,
@@ -110,6 +113,7 @@ impl Hostile {
                         tcp.write_all(&bytes).await?;
                     },
                     Step::Pause(time) => tokio::time::sleep(time).await,
+                    Step::Tell(whom) => whom.notify_one(),
                     Step::Hang => {
                         while tcp.read_buf(&mut buffer).await? > 0 {}
                         return Ok(());

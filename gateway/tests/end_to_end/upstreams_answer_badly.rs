@@ -1,6 +1,7 @@
 //! Whatever an upstream answers: the device hears one answer or a refusal, a broken body looks broken, nothing of
 //! it reaches the next request, and nobody else notices.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
+use tokio::sync::Notify;
 
 use crate::authority::Identity;
 use crate::bad_answers::{After, Case, POISON, answer, bad_answers, invalid, unreachable};
@@ -322,18 +324,23 @@ async fn a_late_second_answer_is_not_taken_for_the_next_one() {
     for round in 0..count(60, 2_000) {
         let (path, clean) = (format!("/{round}"), format!("/clean/{round}"));
         let late = Step::Pause(Duration::from_micros(50 * (round as u64 % 10)));
+        let written = Arc::new(Notify::new());
         hostile.script(
             &path,
             &[
                 Step::Send(ok("ok")),
                 late,
                 Step::Send(POISON.into()),
-                Step::Send(Vec::new()),
+                Step::Tell(Arc::clone(&written)),
             ],
         );
         assert_eq!(ask(&mut client, "GET", &path).await, answer(200, "ok"));
-        // It has left the upstream by now.
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        // What leaves the upstream after the next request was sent to it, nobody can tell from that one's answer.
+        // Over loopback, what was written has arrived, or the other side has closed the connection before. No more
+        // is waited for: the gateway may not have read it when the next request comes.
+        tokio::time::timeout(Duration::from_secs(10), written.notified())
+            .await
+            .expect("it is written");
         assert_eq!(
             ask(&mut client, "GET", &clean).await,
             answer(200, &clean),
