@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use identity::Timestamp;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::handle::Handle;
-use crate::shared::{now, since_1970};
+use crate::shared::now;
 
 /// Watches over one connection, polled before every turn of its task.
 pub(crate) struct Lifetime {
@@ -91,7 +91,8 @@ impl Lifetime {
 /// set, and never nothing.
 fn until_check(not_after: Timestamp) -> Duration {
     let end = Duration::from_secs(not_after.0.saturating_add(1));
-    let left = end.saturating_sub(since_1970());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let left = end.saturating_sub(now.unwrap_or_default());
     left.clamp(MIN_SLEEP, MAX_SLEEP)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use super::watched_io::{Watch, WatchedIo};
@@ -54,6 +54,8 @@ struct Idle {
 struct Sender {
     http: SendRequest<RequestBody>,
     watch: Arc<Watch>,
+    /// What drives the connection; aborted, it closes it.
+    task: AbortHandle,
 }
 
 /// A connection that one request has for itself.
@@ -269,13 +271,18 @@ impl Lease {
         if sender.http.is_closed() {
             return;
         }
-        // The answer is complete; the request's body, or the last bytes of the answer, may not be.
+        // The answer is complete; the request's body, or the last bytes of the answer, may not be. Until one or the
+        // other has ended the connection counts, and whoever drips a body does not keep it.
         spawn_local(async move {
-            if let Ok(Ok(())) = timeout(MAX_UNREADY, sender.http.ready()).await
-                && let Some(pool) = pool.upgrade()
-            {
-                pool.keep(address, sender);
+            match timeout(MAX_UNREADY, sender.http.ready()).await {
+                Ok(Ok(())) => {
+                    if let Some(pool) = pool.upgrade() {
+                        pool.keep(address, sender);
+                    }
+                }
+                Ok(Err(_)) | Err(_) => sender.task.abort(),
             }
+            drop(place);
         });
     }
 }
@@ -289,12 +296,13 @@ async fn handshake(tcp: TcpStream) -> io::Result<Sender> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(io::Error::other)?;
-    spawn_local(async move {
+    let task = spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "upstream connection ended");
         }
-    });
-    Ok(Sender { http, watch })
+    })
+    .abort_handle();
+    Ok(Sender { http, watch, task })
 }
 
 /// Closes connections that nobody has used for long, as long as the pool lives.
