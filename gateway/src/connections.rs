@@ -90,8 +90,9 @@ impl Connections {
         let of_certificate = shard.entry(index).or_default();
         handle.count_in(&of_certificate.in_flight);
         let others = &mut of_certificate.opened;
-        if others.len() >= self.limit {
-            let mut open = others.iter().filter(|one| !one.handle.is_cut());
+        // Those that are cut already are on their way out.
+        let mut open = others.iter().filter(|one| !one.handle.is_cut());
+        if open.clone().count() >= self.limit {
             let oldest = open.clone().next();
             if let Some(one) = open.find(|one| !one.handle.is_in_flight()).or(oldest) {
                 one.handle.cut();

@@ -234,6 +234,9 @@ impl Target {
     fn made(&self, id: &str, what: &str) -> io::Result<String> {
         let asked = serde_json::json!({ "devices": [id], "life_seconds": 3600 });
         let reply = self.admin("POST", "/v1/tokens", &asked)?;
+        if reply.status == 503 {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         assert_eq!(reply.status, 200, "{reply:?}");
         let made = &reply.json()["results"][0]["made"][what];
         Ok(made
