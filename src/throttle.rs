@@ -135,7 +135,8 @@ mod tests {
             assert!(throttle.debts().len() <= MAX_SOURCES);
         }
         assert!(throttle.wrong(source(0), now).is_some());
-        throttle.wrong(source(1), now + FORGOTTEN_EVERY * MAX_WRONG);
+        // One that is not among them: for one that is, no room has to be made.
+        throttle.wrong(source(20_000), now + FORGOTTEN_EVERY * MAX_WRONG);
         assert_eq!(throttle.debts().len(), 1, "what is over is forgotten");
     }
 

@@ -132,6 +132,10 @@ fn altered_chain(source: &mut Source<'_>) {
             let mut row = rows[place].clone();
             let column = usize::from(source.byte()) % row.len();
             alter(&mut row[column], source);
+            // SQLite stores what is not a number as NULL.
+            if matches!(row[column], Stored::Real(number) if number.is_nan()) {
+                row[column] = Stored::Null;
+            }
             if row == rows[place] {
                 return;
             }

