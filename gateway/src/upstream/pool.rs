@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use super::watched_io::{Watch, WatchedIo};
@@ -54,8 +54,6 @@ struct Idle {
 struct Sender {
     http: SendRequest<RequestBody>,
     watch: Arc<Watch>,
-    /// What drives the connection; aborted, it closes it.
-    task: AbortHandle,
 }
 
 /// A connection that one request has for itself.
@@ -271,18 +269,13 @@ impl Lease {
         if sender.http.is_closed() {
             return;
         }
-        // The answer is complete; the request's body, or the last bytes of the answer, may not be. Until one or the
-        // other has ended the connection counts, and whoever drips a body does not keep it.
+        // The answer is complete; the request's body, or the last bytes of the answer, may not be.
         spawn_local(async move {
-            match timeout(MAX_UNREADY, sender.http.ready()).await {
-                Ok(Ok(())) => {
-                    if let Some(pool) = pool.upgrade() {
-                        pool.keep(address, sender);
-                    }
-                }
-                Ok(Err(_)) | Err(_) => sender.task.abort(),
+            if let Ok(Ok(())) = timeout(MAX_UNREADY, sender.http.ready()).await
+                && let Some(pool) = pool.upgrade()
+            {
+                pool.keep(address, sender);
             }
-            drop(place);
         });
     }
 }
@@ -296,13 +289,12 @@ async fn handshake(tcp: TcpStream) -> io::Result<Sender> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(io::Error::other)?;
-    let task = spawn_local(async move {
+    spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "upstream connection ended");
         }
-    })
-    .abort_handle();
-    Ok(Sender { http, watch, task })
+    });
+    Ok(Sender { http, watch })
 }
 
 /// Closes connections that nobody has used for long, as long as the pool lives.
