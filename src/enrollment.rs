@@ -1,5 +1,6 @@
 //! The enrollment listener: EST over TLS, where a client certificate is welcome and not required.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ca::{Authority, Refusal, est};
-use gateway::tls::{Accepted, Acceptor, AcceptorOptions, Clients, ServerCertificate, Versions};
+use gateway::tls::{
+    Accepted, Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions,
+};
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -49,10 +52,13 @@ pub(crate) fn acceptor(
     hints: Vec<DistinguishedName>,
 ) -> Result<Acceptor, rustls::Error> {
     Acceptor::new(AcceptorOptions {
-        certificate,
-        anchors,
-        hints,
-        clients: Clients::Optional,
+        policy: Policy {
+            certificate,
+            anchors,
+            hints,
+            clients: Clients::Optional,
+            clients_by_name: HashMap::new(),
+        },
         kinds: &[Kind::Device],
         versions: Versions::Tls12AndTls13,
         alpn: vec![b"http/1.1".to_vec()],

@@ -147,6 +147,18 @@ fn copy(from: &Path) -> tempfile::TempDir {
     panic!("{} cannot be copied", from.display());
 }
 
+/// Waits until whoever closes the database has moved everything from its log into its file.
+fn closed(data: &Path) {
+    let log = data.join("ca/registry.sqlite-wal");
+    for _ in 0..1_000 {
+        if !log.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{} does not go away", log.display());
+}
+
 fn database(data: &Path) -> Connection {
     Connection::open(data.join("ca/registry.sqlite")).unwrap()
 }
@@ -396,6 +408,7 @@ async fn the_newest_entry_and_its_traces_taken_out_together_are_missed() {
 async fn random_damage_is_refused_or_changes_nothing() {
     let directory = lived_in().await;
     let before = oracle(&reopened(directory.path())).await;
+    closed(directory.path());
     let sound = std::fs::read(directory.path().join("ca/registry.sqlite")).unwrap();
     let seed: u64 = std::env::var("KEYBOUND_SEED")
         .ok()

@@ -1,11 +1,12 @@
 //! The gateway's role: from its configuration to a bound gateway, and what comes out of it.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::tls::{Acceptor, AcceptorOptions, Clients, Versions};
+use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot};
 use identity::feed::Sighting;
 use identity::{Kind, Name};
@@ -58,10 +59,13 @@ pub(super) async fn bind_gateway(
         StartFault::Listen(faults.join("; "))
     })?;
     let acceptor = Acceptor::new(AcceptorOptions {
-        certificate: Arc::clone(&common.certificate),
-        anchors: common.anchors.clone(),
-        hints: common.hints.clone(),
-        clients: Clients::Required,
+        policy: Policy {
+            certificate: common.certificate.clone(),
+            anchors: common.anchors.clone(),
+            hints: common.hints.clone(),
+            clients: Clients::Required,
+            clients_by_name: HashMap::new(),
+        },
         kinds: &[Kind::Device],
         versions: Versions::Tls13,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],

@@ -1,10 +1,11 @@
 //! A gateway with its surroundings.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway::tls::{Acceptor, AcceptorOptions, Clients, ServerCertificate, Versions};
+use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
     Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable, Snapshot,
     UpstreamTimeouts,
@@ -55,10 +56,14 @@ impl Rig {
             .expect("a server certificate");
         let certificate = Arc::new(certificate);
         let acceptor = Acceptor::new(AcceptorOptions {
-            certificate: Arc::clone(&certificate),
-            anchors: Anchors::new(std::slice::from_ref(&authority.certificate)).expect("an anchor"),
-            hints: vec![],
-            clients: Clients::Required,
+            policy: Policy {
+                certificate: certificate.clone(),
+                anchors: Anchors::new(std::slice::from_ref(&authority.certificate))
+                    .expect("an anchor"),
+                hints: vec![],
+                clients: Clients::Required,
+                clients_by_name: HashMap::new(),
+            },
             kinds: &[Kind::Device],
             versions: Versions::Tls13,
             alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],

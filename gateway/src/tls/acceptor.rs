@@ -1,0 +1,334 @@
+//! The acceptor: from a TCP connection to a finished handshake, or the reason why not.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use identity::Kind;
+use identity::chain::Anchors;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::version::{TLS12, TLS13};
+use rustls::{DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::CertificateDer;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::fault::HandshakeFault;
+use super::handshakes::Handshakes;
+use super::verifier::Verifier;
+use super::{LINGER, discard};
+use crate::pure::host::Host;
+
+/// What a listener asks of handshakes.
+#[derive(Debug)]
+pub struct AcceptorOptions {
+    /// Whom it believes, and what it shows.
+    pub policy: Policy,
+    /// The kinds of identity that are accepted.
+    pub kinds: &'static [Kind],
+    /// The versions of TLS that are spoken.
+    pub versions: Versions,
+    /// The application protocols, most wanted first.
+    pub alpn: Vec<Vec<u8>>,
+    /// How long a whole handshake may take.
+    pub deadline: Duration,
+    /// How many handshakes may run at a time.
+    pub max_handshakes: usize,
+}
+
+/// Whom a listener believes, and what it shows; replaced as a whole.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Chooses the server's certificate.
+    pub certificate: Arc<dyn ResolvesServerCert>,
+    /// The CAs whose certificates are believed.
+    pub anchors: Anchors,
+    /// The subjects of these CAs, told to clients so that they choose the right certificate.
+    pub hints: Vec<DistinguishedName>,
+    /// Whether a client must have a certificate; also said to clients that ask for no server name.
+    pub clients: Clients,
+    /// The same, by server name: in lower case, without a dot at its end; `*.` stands for one label.
+    pub clients_by_name: HashMap<String, Clients>,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// TLS 1.3 alone.
+    Tls13,
+    /// TLS 1.2 too, for clients that never learned better.
+    Tls12AndTls13,
+}
+
+/// Whether clients must have a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Without one, the handshake fails.
+    Required,
+    /// Without one, the handshake succeeds and nobody is identified.
+    Optional,
+}
+
+/// Finishes handshakes for one kind of listener.
+pub struct Acceptor {
+    configs: ArcSwap<Configs>,
+    fixed: Fixed,
+    deadline: Duration,
+    handshakes: Handshakes,
+}
+
+/// What stays as it is when the policy is replaced.
+struct Fixed {
+    kinds: &'static [Kind],
+    versions: Versions,
+    alpn: Vec<Vec<u8>>,
+}
+
+/// A policy as the TLS library wants it.
+struct Configs {
+    required: Arc<ServerConfig>,
+    optional: Arc<ServerConfig>,
+    clients: Clients,
+    clients_by_name: HashMap<String, Clients>,
+}
+
+/// A finished handshake.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The encrypted connection.
+    pub stream: TlsStream<TcpStream>,
+    /// The certificate whose key the client proved to hold, and for which an anchor vouches. Its validity,
+    /// usages and status are not judged yet.
+    pub certificate: Option<CertificateDer<'static>>,
+    /// The server name that the client asked for (RFC 6066, section 3), in lower case.
+    pub server_name: Option<String>,
+    /// The application protocol that was agreed on.
+    pub alpn: Option<Vec<u8>>,
+}
+
+impl Acceptor {
+    /// Fails if the crypto provider cannot speak these versions of TLS.
+    pub fn new(options: AcceptorOptions) -> Result<Self, Error> {
+        let fixed = Fixed {
+            kinds: options.kinds,
+            versions: options.versions,
+            alpn: options.alpn,
+        };
+        Ok(Self {
+            configs: ArcSwap::from_pointee(Configs::new(options.policy, &fixed)?),
+            fixed,
+            deadline: options.deadline,
+            handshakes: Handshakes::new(options.max_handshakes),
+        })
+    }
+
+    /// Puts another policy in force, for handshakes that begin from now on; an error leaves the old one.
+    pub fn replace(&self, policy: Policy) -> Result<(), Error> {
+        self.configs
+            .store(Arc::new(Configs::new(policy, &self.fixed)?));
+        Ok(())
+    }
+
+    /// Finishes the handshake on a connection, or ends the connection.
+    pub async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeFault> {
+        let place = self.handshakes.enter();
+        // Boxed, so that connections do not carry the room for it all their lives.
+        let handshake = Box::pin(self.handshake(tcp));
+        let outcome = tokio::select! {
+            biased;
+            outcome = tokio::time::timeout(self.deadline, handshake) => outcome,
+            () = place.displaced() => return Err(HandshakeFault::Displaced),
+        };
+        drop(place);
+        match outcome {
+            Err(tokio::time::error::Elapsed { .. }) => Err(HandshakeFault::Timeout),
+            Ok(Err((fault, tcp))) => {
+                if let Some(tcp) = tcp {
+                    close_after_alert(tcp).await;
+                }
+                Err(fault)
+            }
+            Ok(Ok(stream)) => {
+                let (_, connection) = stream.get_ref();
+                let certificate = connection
+                    .peer_certificates()
+                    .and_then(<[_]>::first)
+                    .map(|certificate| certificate.clone().into_owned());
+                let server_name = connection.server_name().map(str::to_ascii_lowercase);
+                let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+                Ok(Accepted {
+                    stream,
+                    certificate,
+                    server_name,
+                    alpn,
+                })
+            }
+        }
+    }
+
+    /// Reads the whole ClientHello first, however it was cut: the name in it chooses what is asked of the client.
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, (HandshakeFault, Option<TcpStream>)> {
+        let mut hello = pin!(LazyConfigAcceptor::new(
+            rustls::server::Acceptor::default(),
+            tcp
+        ));
+        let start = match hello.as_mut().await {
+            Ok(start) => start,
+            Err(error) => return Err((HandshakeFault::from_io(&error), hello.take_io())),
+        };
+        let config = self
+            .configs
+            .load()
+            .choose(start.client_hello().server_name());
+        start
+            .into_stream(config)
+            .into_fallible()
+            .await
+            .map_err(|(error, tcp)| (HandshakeFault::from_io(&error), Some(tcp)))
+    }
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
+impl Configs {
+    fn new(policy: Policy, fixed: &Fixed) -> Result<Self, Error> {
+        let provider = Arc::new(provider());
+        let config = |mandatory| {
+            let verifier = Verifier {
+                anchors: policy.anchors.clone(),
+                hints: policy.hints.clone(),
+                mandatory,
+                kinds: fixed.kinds,
+                provider: Arc::clone(&provider),
+            };
+            let versions: &[&SupportedProtocolVersion] = match fixed.versions {
+                Versions::Tls13 => &[&TLS13],
+                Versions::Tls12AndTls13 => &[&TLS13, &TLS12],
+            };
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(versions)?
+                .with_client_cert_verifier(Arc::new(verifier))
+                .with_cert_resolver(Arc::clone(&policy.certificate));
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config.max_early_data_size = 0;
+            config.alpn_protocols.clone_from(&fixed.alpn);
+            Ok::<_, Error>(Arc::new(config))
+        };
+        Ok(Self {
+            required: config(true)?,
+            optional: config(false)?,
+            clients: policy.clients,
+            clients_by_name: policy.clients_by_name,
+        })
+    }
+
+    fn choose(&self, server_name: Option<&str>) -> Arc<ServerConfig> {
+        Arc::clone(match self.clients_of(server_name) {
+            Clients::Required => &self.required,
+            Clients::Optional => &self.optional,
+        })
+    }
+
+    fn clients_of(&self, server_name: Option<&str>) -> Clients {
+        if self.clients_by_name.is_empty() {
+            return self.clients;
+        }
+        let Some(Ok(host)) = server_name.map(Host::from_name) else {
+            return self.clients;
+        };
+        let exact = self.clients_by_name.get(host.as_str());
+        let found = exact.or_else(|| {
+            let (_, parent) = host.as_str().split_once('.')?;
+            self.clients_by_name.get(&format!("*.{parent}"))
+        });
+        found.copied().unwrap_or(self.clients)
+    }
+}
+
+/// aws-lc-rs with the key exchanges that a device may use.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// Lets the alert arrive: closing a socket with unread bytes would reset it, and the alert would be lost.
+async fn close_after_alert(mut tcp: TcpStream) {
+    let drained = async {
+        tcp.shutdown().await?;
+        discard(&tcp).await
+    };
+    // However it ends, the connection is closed now.
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServerCertificate;
+    use super::*;
+
+    fn check(configs: &Configs, server_name: Option<&str>, expected: Clients) {
+        assert_eq!(configs.clients_of(server_name), expected, "{server_name:?}");
+        let chosen = configs.choose(server_name);
+        let strict = Arc::ptr_eq(&chosen, &configs.required);
+        assert_eq!(strict, expected == Clients::Required, "{server_name:?}");
+    }
+
+    #[test]
+    fn the_server_name_says_whether_a_certificate_is_needed() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::new(vec!["a.test".into()])
+            .and_then(|params| params.self_signed(&key))
+            .expect("a certificate");
+        let der = certificate.der().clone();
+        let fixed = Fixed {
+            kinds: &[Kind::Device],
+            versions: Versions::Tls13,
+            alpn: vec![],
+        };
+        let policy = Policy {
+            anchors: Anchors::new(std::slice::from_ref(&der)).expect("an anchor"),
+            hints: vec![],
+            clients: Clients::Required,
+            clients_by_name: HashMap::from([
+                ("open.test".to_owned(), Clients::Optional),
+                ("*.wild.test".to_owned(), Clients::Optional),
+                ("closed.wild.test".to_owned(), Clients::Required),
+            ]),
+            certificate: Arc::new(
+                ServerCertificate::new(
+                    vec![der],
+                    key.serialize_der().try_into().expect("a key in PKCS #8"),
+                )
+                .expect("a certificate with its key"),
+            ),
+        };
+        let configs = Configs::new(policy, &fixed).expect("a policy");
+        check(&configs, Some("open.test"), Clients::Optional);
+        check(&configs, Some("OPEN.test"), Clients::Optional);
+        check(&configs, Some("a.wild.test"), Clients::Optional);
+        check(&configs, Some("closed.wild.test"), Clients::Required);
+        check(&configs, Some("a.b.wild.test"), Clients::Required);
+        check(&configs, Some("wild.test"), Clients::Required);
+        check(&configs, Some("other.test"), Clients::Required);
+        check(&configs, None, Clients::Required);
+    }
+}
