@@ -1,8 +1,8 @@
 //! Connections that come and go leave nothing behind.
 
-use super::process::{descriptors, memory, settle};
+use super::process::{descriptors, memory, open_connections, settle};
 use crate::harness::client::{config, connect};
-use crate::harness::{Server, Setup, count, figure};
+use crate::harness::{Server, Setup, count, eventually, figure};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -44,6 +44,9 @@ async fn a_thousand_connections_in_rounds() {
         let full = memory(&server);
         drop(open);
         settle(&server, before.1 + 600, Duration::from_secs(10)).await;
+        eventually(Duration::from_secs(10), "every connection is gone", || {
+            open_connections(&server) == 0
+        });
         rounds.push((full, memory(&server)));
     }
     figure(

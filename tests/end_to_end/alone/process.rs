@@ -19,6 +19,20 @@ pub fn descriptors(server: &Server) -> usize {
         .count()
 }
 
+/// Connections that the gateway counts as open.
+pub fn open_connections(server: &Server) -> usize {
+    let url = format!("http://{}/metrics", server.health());
+    let output = std::process::Command::new("curl")
+        .args(["--silent", &url])
+        .output()
+        .unwrap();
+    let metrics = String::from_utf8(output.stdout).unwrap();
+    let gauge = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("keybound_gateway_connections_open "));
+    gauge.unwrap().parse().unwrap()
+}
+
 /// Processor time so far, in the kernel and outside of it.
 pub fn processor(server: &Server) -> Duration {
     let stat = read(server, "stat");
