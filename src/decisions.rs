@@ -1,6 +1,6 @@
 //! The last decisions, kept for `keybound explain`: what was asked, what was decided, and why.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,11 +10,13 @@ use identity::{DeviceId, Serial, Timestamp};
 
 use crate::admin::api;
 use crate::clock::rfc3339;
+use crate::fair_memory::FairMemory;
 use crate::reasons::reason;
+use crate::source::Source;
 
-/// A bounded memory of decisions; the oldest are forgotten first.
+/// A bounded memory of decisions, in which nobody can make those about somebody else be forgotten.
 pub(crate) struct Decisions {
-    entries: Mutex<VecDeque<Entry>>,
+    entries: Mutex<Entries>,
     log: Mutex<LogBudget>,
 }
 
@@ -24,6 +26,13 @@ struct LogBudget {
     second: u64,
     written: u32,
     suppressed: u64,
+}
+
+/// Strangers have a memory of their own: they can come from any number of addresses.
+struct Entries {
+    of_devices: FairMemory<String, Entry>,
+    of_strangers: FairMemory<Source, Entry>,
+    number: u64,
 }
 
 enum Entry {
@@ -59,7 +68,11 @@ pub(crate) struct Subject {
 impl Decisions {
     pub(crate) fn new() -> Self {
         Self {
-            entries: Mutex::new(VecDeque::new()),
+            entries: Mutex::new(Entries {
+                of_devices: FairMemory::new(CAPACITY),
+                of_strangers: FairMemory::new(CAPACITY_FOR_STRANGERS),
+                number: 0,
+            }),
             log: Mutex::default(),
         }
     }
@@ -108,13 +121,15 @@ impl Decisions {
     /// The newest decisions about a subject, newest first.
     pub(crate) fn about(&self, subject: &Subject, limit: usize) -> Vec<api::Decision> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries
-            .iter()
-            .rev()
-            .filter(|entry| subject.matches(entry))
-            .take(limit)
-            .map(view)
-            .collect()
+        let of_devices = entries.of_devices.newest_first();
+        let of_strangers = entries.of_strangers.newest_first();
+        let about = |(_, entry): &(u64, &Entry)| subject.matches(entry);
+        let mut found: Vec<_> = (of_devices.filter(about).take(limit))
+            .chain(of_strangers.filter(about).take(limit))
+            .collect();
+        found.sort_unstable_by_key(|(number, _)| Reverse(*number));
+        found.truncate(limit);
+        found.into_iter().map(|(_, entry)| view(entry)).collect()
     }
 
     fn may_log(&self, at: Timestamp) -> bool {
@@ -129,10 +144,31 @@ impl Decisions {
 
     fn push(&self, entry: Entry) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == CAPACITY {
-            entries.pop_front();
+        let Entries {
+            of_devices,
+            of_strangers,
+            number,
+        } = &mut *entries;
+        *number += 1;
+        match entry.whose() {
+            Ok(device) => of_devices.remember(*number, device.folded(), entry),
+            Err(source) => of_strangers.remember(*number, source, entry),
         }
-        entries.push_back(entry);
+    }
+}
+
+impl Entry {
+    /// The device that proved to be the one, or else where the connection was from: a name alone anybody can say.
+    fn whose(&self) -> Result<&DeviceId, Source> {
+        let (proven, address) = match self {
+            Self::Gateway(record) => (record.device.as_ref(), record.address),
+            Self::Enrollment(decision) => {
+                let granted = matches!(decision.outcome.as_str(), "issued" | "repeated");
+                let device = decision.device.as_ref().filter(|_| granted);
+                (device, decision.address)
+            }
+        };
+        proven.ok_or_else(|| Source::of(address.ip()))
     }
 }
 
@@ -231,8 +267,9 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A few tens of megabytes at most.
-const CAPACITY: usize = 65_536;
+/// A few tens of megabytes at most, together.
+const CAPACITY: usize = 49_152;
+const CAPACITY_FOR_STRANGERS: usize = 16_384;
 const LINES_PER_SECOND: u32 = 100;
 
 #[cfg(test)]
@@ -313,6 +350,65 @@ mod tests {
             },
             &["forwarded"],
         );
+    }
+
+    #[test]
+    fn a_flood_makes_nobody_else_forgotten() {
+        let decisions = Decisions::new();
+        let refused = Outcome::HandshakeRefused(HandshakeFault::UnknownIssuer);
+        let guess = |address: String| EnrollmentDecision {
+            at: Timestamp(0),
+            address: address.parse().expect("an address"),
+            device: DeviceId::parse("quiet").ok(),
+            server_name: None,
+            operation: Some("simpleenroll"),
+            outcome: "token-invalid".into(),
+            status: Some(401),
+            duration: Duration::ZERO,
+            detail: None,
+        };
+        decisions.gateway(record("10.0.0.1:1", Some("quiet"), Outcome::Forwarded));
+        decisions.gateway(record("10.0.0.2:1", None, refused));
+        // A device, a stranger, and strangers from everywhere who guess tokens of the quiet device.
+        for number in 0..70_000_u32 {
+            decisions.gateway(record("10.0.0.3:1", Some("loud"), Outcome::Forwarded));
+            decisions.gateway(record("10.0.0.4:1", None, refused));
+            let [a, b, c, _] = (number << 8).to_be_bytes();
+            decisions.enrollment(guess(format!("[2001:db8:{a:x}{b:x}:{c:x}::1]:1")));
+        }
+        let of = |device: &str| Subject {
+            device: Some(device.into()),
+            ..Subject::default()
+        };
+        let from = |address: &str| Subject {
+            address: address.parse().ok(),
+            ..Subject::default()
+        };
+        let outcomes = |subject: &Subject| -> Vec<String> {
+            let found = decisions.about(subject, CAPACITY);
+            found.into_iter().map(|found| found.outcome).collect()
+        };
+        assert_eq!(outcomes(&of("quiet")).last().expect("kept"), "forwarded");
+        assert_eq!(outcomes(&from("10.0.0.1")), ["forwarded"]);
+        assert_eq!(outcomes(&of("loud")).len(), CAPACITY - 1);
+        // What strangers can do to each other, they need as many addresses for.
+        assert!(outcomes(&of("quiet")).len() <= 1 + CAPACITY_FOR_STRANGERS);
+        assert!(!outcomes(&from("10.0.0.4")).is_empty());
+    }
+
+    #[test]
+    fn one_address_makes_no_other_forgotten() {
+        let decisions = Decisions::new();
+        let refused = Outcome::HandshakeRefused(HandshakeFault::UnknownIssuer);
+        decisions.gateway(record("10.0.0.2:1", None, refused));
+        for _ in 0..20_000 {
+            decisions.gateway(record("10.0.0.4:1", None, refused));
+        }
+        let subject = Subject {
+            address: "10.0.0.2".parse().ok(),
+            ..Subject::default()
+        };
+        check(&decisions, subject, &["unknown-issuer"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod config;
 mod decisions;
 mod duration;
 mod enrollment;
+mod fair_memory;
 mod feed;
 mod files;
 mod health;

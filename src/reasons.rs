@@ -57,7 +57,7 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
             "The request carries a header that some upstreams would read as one of the identity headers, which only the gateway sets. Somebody may try to forge an identity."
         }
         Code::MalformedRequest => {
-            "The request breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
+            "What was sent breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
         }
         Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
         Code::AnswerNotRead => {

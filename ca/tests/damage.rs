@@ -381,6 +381,135 @@ async fn what_was_added_removed_or_moved_is_noticed() {
     }
 }
 
+/// One rule of those that hold between the tables: what only it notices, and how it names that.
+struct Rule {
+    names: &'static str,
+    damage: &'static str,
+}
+
+const fn rule(names: &'static str, damage: &'static str) -> Rule {
+    Rule { names, damage }
+}
+
+/// What is altered here is altered everywhere where another rule would see it.
+const RULES: &[Rule] = &[
+    // Another certificate's issuance; an entry of the certificate's own that is none.
+    rule(
+        "the entry by which a certificate was issued",
+        "UPDATE certificate SET issued_seq = (SELECT issued_seq FROM certificate WHERE idx <> (SELECT max(idx) FROM certificate)
+         ORDER BY idx DESC LIMIT 1) WHERE idx = (SELECT max(idx) FROM certificate)",
+    ),
+    rule(
+        "the entry by which a certificate was issued",
+        "UPDATE certificate SET issued_seq = (SELECT max(seq) FROM journal j WHERE j.idx = certificate.idx)",
+    ),
+    rule(
+        "the device of an entry",
+        "UPDATE journal SET device = NULL WHERE idx IS NOT NULL AND action = 'status-changed'",
+    ),
+    rule(
+        "the device of an entry",
+        "UPDATE journal SET device = (SELECT number FROM device WHERE id = 'active') WHERE action = 'device-suspended'",
+    ),
+    rule(
+        "a device's id",
+        "UPDATE device SET id = 'other' WHERE id = 'waiting'",
+    ),
+    rule(
+        "a device's keys",
+        "UPDATE device_key SET device = (SELECT number FROM device WHERE id = 'waiting') WHERE blocked = 0",
+    ),
+    rule("a device's keys", "UPDATE device_key SET blocked = 0"),
+    // One that is missing and one that is too many; a void one that is good again.
+    rule(
+        "a device's tokens",
+        "DELETE FROM token WHERE voided = 0 AND spent_index IS NULL",
+    ),
+    rule(
+        "a device's tokens",
+        "INSERT INTO token (hash, device, created_at, expires_at) SELECT randomblob(32), number, 0, 1 << 40 FROM device
+         WHERE id = 'active'",
+    ),
+    rule("a device's tokens", "UPDATE token SET voided = 0"),
+    rule(
+        "what a token was spent for",
+        "UPDATE token SET spent_key = zeroblob(32) WHERE spent_index IS NULL",
+    ),
+    // Spent for another device's certificate; for another key.
+    rule(
+        "what a token was spent for",
+        "UPDATE token SET
+             spent_index = (SELECT max(idx) FROM certificate c WHERE c.idx <> token.spent_index AND c.device <> token.device),
+             spent_key = (SELECT key_sha256 FROM certificate c WHERE c.idx =
+                 (SELECT max(idx) FROM certificate c WHERE c.idx <> token.spent_index AND c.device <> token.device))
+         WHERE spent_index IS NOT NULL",
+    ),
+    rule(
+        "what a token was spent for",
+        "UPDATE token SET spent_key = zeroblob(32) WHERE spent_index IS NOT NULL",
+    ),
+    rule(
+        "the tokens that were spent",
+        "UPDATE token SET spent_key = NULL, spent_index = NULL",
+    ),
+    // Indexes that come again, that nobody leased, and a range that ends before it begins.
+    rule(
+        "the indexes that are used up",
+        "UPDATE lease SET next = (SELECT max(idx) FROM certificate)",
+    ),
+    rule("the indexes that are used up", "DELETE FROM lease"),
+    rule(
+        "the indexes that are used up",
+        "UPDATE lease SET next = end + 1",
+    ),
+    // Values that are none.
+    rule("cannot be read", "UPDATE device SET created_at = -1"),
+    rule("cannot be read", "UPDATE token SET expires_at = -1"),
+    // Each certificate against what stands beside it. Its key is altered in all three places.
+    rule(
+        "about certificate",
+        "UPDATE certificate_der SET der = CAST(substr(der, 1, length(der) - 1) || x'00' AS BLOB)
+         WHERE hex(substr(der, -1)) <> '00'",
+    ),
+    rule("about certificate", CHANGED_KEYS),
+    rule(
+        "about certificate",
+        "UPDATE certificate SET serial = zeroblob(16)",
+    ),
+    rule(
+        "about certificate",
+        "UPDATE certificate SET not_before = not_before - 1",
+    ),
+    rule("about certificate", "UPDATE device SET id = upper(id)"),
+    rule(
+        "about certificate",
+        "UPDATE certificate SET changed_at = -1",
+    ),
+];
+
+const CHANGED_KEYS: &str = "
+    UPDATE token SET spent_key = zeroblob(32) WHERE spent_key =
+        (SELECT key_sha256 FROM certificate ORDER BY idx LIMIT 1);
+    UPDATE device_key SET sha256 = zeroblob(32) WHERE sha256 =
+        (SELECT key_sha256 FROM certificate ORDER BY idx LIMIT 1);
+    UPDATE certificate SET key_sha256 = zeroblob(32) WHERE idx = (SELECT min(idx) FROM certificate)";
+
+#[tokio::test]
+async fn each_rule_between_the_tables_notices_what_no_other_does() {
+    let directory = lived_in().await;
+    for Rule { names, damage } in RULES {
+        let copy = copy(directory.path());
+        let connection = database(copy.path());
+        connection
+            .execute_batch(&format!("PRAGMA foreign_keys = OFF; {damage}"))
+            .unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert!(connection.total_changes() > 0, "{damage}");
+        drop(connection);
+        let error = open(copy.path()).map(|_| ()).expect_err(damage).to_string();
+        assert!(error.contains(names), "{damage}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn the_newest_entry_and_its_traces_taken_out_together_are_missed() {
     let directory = lived_in().await;

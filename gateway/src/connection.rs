@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -233,9 +234,24 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             let _ = timeout(FAREWELL, http).await;
         }
         Some(Ok(())) => {}
-        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "connection ended");
+            if let Some(fault) = broken_rule(&error) {
+                handle.report_fault(fault);
+            }
+        }
     }
     streams.abort();
+}
+
+/// What the HTTP/2 implementation ended a connection for, if the peer broke a rule: not if it went away.
+fn broken_rule(error: &hyper::Error) -> Option<Code> {
+    let fault = error.source()?.downcast_ref::<h2::Error>()?;
+    let reason = fault.reason().filter(|_| fault.is_library())?;
+    if reason == h2::Reason::ENHANCE_YOUR_CALM {
+        return Some(Code::TooManyFrames);
+    }
+    (reason != h2::Reason::NO_ERROR).then_some(Code::MalformedRequest)
 }
 
 /// Ends a connection that was cut: abruptly if something is on its way, cleanly if it is idle.

@@ -1,6 +1,6 @@
 //! Every port of a running server, asked without a certificate, with another's, and in old ways.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -157,6 +157,45 @@ async fn with_a_certificate_of_another_kind() {
     assert!(!upstream.received().contains("admin"));
 }
 
+/// The same request for a renegotiation, of a server that allows it; what `s_client` printed.
+fn renegotiating(server: &Server, device: &Device) -> String {
+    let mut other = Command::new("timeout")
+        .args([
+            "20",
+            "openssl",
+            "s_server",
+            "-tls1_2",
+            "-client_renegotiation",
+        ])
+        .args(["-accept", "127.0.0.1:0", "-naccept", "1", "-key"])
+        .arg(device.key_file())
+        .arg("-cert")
+        .arg(device.certificate_file())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says where it listens.
+    let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+    let port = lines
+        .by_ref()
+        .find_map(|line| {
+            line.unwrap()
+                .strip_prefix("ACCEPT ")?
+                .rsplit_once(':')?
+                .1
+                .parse()
+                .ok()
+        })
+        .unwrap();
+    let reading = std::thread::spawn(move || lines.for_each(drop));
+    let printed = s_client(server, device, port, &["-tls1_2", "-msg"], b"R\n");
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    reading.join().unwrap();
+    printed
+}
+
 /// `openssl s_client` with the device's certificate; what it printed.
 fn s_client(
     server: &Server,
@@ -221,18 +260,30 @@ async fn in_old_ways() {
     }
     // TLS 1.2 where EST clients need it: no tickets, no session to come back to, no renegotiation.
     let session = server.path("session");
-    let saving = ["-tls1_2", "-sess_out", session.to_str().unwrap()];
+    let saving = ["-tls1_2", "-msg", "-sess_out", session.to_str().unwrap()];
     let printed = s_client(&server, &device, enrollment, &saving, b"R\n");
     assert!(printed.contains("Cipher is ECDHE"), "{printed}");
     assert!(!printed.contains("TLS session ticket:"), "{printed}");
-    assert!(
-        printed.contains("no renegotiation") || printed.contains("RENEGOTIATING"),
+    // What s_client asks for, and what the server says: no, and no second ServerHello.
+    let count = |line: &str| {
+        let of_the_server = printed.lines().filter(|said| said.starts_with("<<< "));
+        of_the_server.filter(|said| said.ends_with(line)).count()
+    };
+    assert!(printed.contains("RENEGOTIATING"), "{printed}");
+    assert_eq!(
+        count("Alert [length 0002], warning no_renegotiation"),
+        1,
         "{printed}"
     );
-    assert!(
-        !printed.contains("verify return:1\nverify return:1\nRENEG"),
-        "{printed}"
+    assert_eq!(count(", ServerHello"), 1, "{printed}");
+    // Whereas a server that renegotiates says it.
+    let renegotiated = renegotiating(&server, &device);
+    assert_eq!(
+        renegotiated.matches(", ServerHello\n").count(),
+        2,
+        "{renegotiated}"
     );
+    assert!(!renegotiated.contains("no_renegotiation"), "{renegotiated}");
     if session.exists() {
         let offering = ["-tls1_2", "-sess_in", session.to_str().unwrap()];
         let printed = s_client(&server, &device, enrollment, &offering, b"Q\n");

@@ -52,6 +52,10 @@ async fn with_the_name_of_another_device() {
     refuses(&fixture, "b", Some(&of_a), "name-mismatch").await;
     refuses(&fixture, "A", Some(&of_a), "name-mismatch").await;
     refuses(&fixture, "c", Some(&of_a), "name-mismatch").await;
+    let nameless = renew_request(&Csr::new(&Key::new()).der());
+    fixture
+        .refuses_request("no name", nameless, Some(&of_a), (403, "name-mismatch"))
+        .await;
     renews(&fixture, "a", &of_a).await;
     renews(&fixture, "b", &of_b).await;
 }

@@ -321,3 +321,45 @@ const MAX_UNREADY: Duration = Duration::from_secs(1);
 const MAX_KEPT: usize = 256;
 const MAX_RESPONSE_HEADERS: usize = 128;
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A connection that is kept, and its other end.
+    async fn kept(pool: &Pool) -> (UpstreamAddress, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let address = format!("http://127.0.0.1:{port}");
+        let address: UpstreamAddress = address.parse().expect("an upstream");
+        let mut sender = pool.connect(&address).await.expect("connected");
+        sender.http.ready().await.expect("ready");
+        let (upstream, _) = listener.accept().expect("accepted");
+        pool.keep(address.clone(), sender);
+        (address, upstream)
+    }
+
+    #[tokio::test]
+    async fn what_was_said_too_early_is_nobodys_answer() {
+        let local = tokio::task::LocalSet::new();
+        let test = local.run_until(async {
+            let pool = Pool::new(&Limits::default());
+            let (address, _upstream) = kept(&pool).await;
+            assert!(pool.take(&address).is_some());
+
+            // Without an await from here on: the connection's task does not get its turn.
+            let (address, mut upstream) = kept(&pool).await;
+            let early = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+            upstream.write_all(early).expect("written");
+            assert!(pool.take(&address).is_none());
+
+            let (address, upstream) = kept(&pool).await;
+            drop(upstream);
+            assert!(pool.take(&address).is_none());
+        });
+        test.await;
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert};
@@ -113,6 +113,24 @@ pub(crate) async fn verdict(rig: &Rig, config: ClientConfig) -> Verdict {
             None => Verdict::Closed,
         },
     }
+}
+
+/// The same over HTTP/2, for a device that gets through its handshake.
+pub(crate) async fn verdict_http2(rig: &Rig, device: &Identity) -> Verdict {
+    let (mut sender, driver) = http2(rig, device).await;
+    let request = http::Request::get("https://api.test/").body(Full::default());
+    let answer = sender.send_request(request.expect("a request")).await;
+    let (head, body) = answer.expect("an answer").into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let code = serde_json::from_slice(&body)
+        .ok()
+        .map(|one: identity::Problem| {
+            let named = head.headers["proxy-status"].to_str().expect("text");
+            assert!(named.contains(&format!("details=\"{}\"", one.code)));
+            one.code
+        });
+    driver.abort();
+    Verdict::Answer(head.status.as_u16(), code)
 }
 
 pub(crate) async fn handshake(

@@ -9,7 +9,7 @@ use rustls::{AlertDescription, Error, HandshakeKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::authority::{Authority, Identity};
-use crate::client::{Client, config, handshake};
+use crate::client::{Client, Verdict, config, handshake, verdict_http2};
 use crate::rig::Rig;
 
 /// The alert that ends a handshake. In TLS 1.3 the client learns of it only when it reads.
@@ -143,6 +143,9 @@ async fn our_own_devices_learn_why_at_http() {
                 record.outcome == Outcome::Refused(Code::Unregistered)
             );
         }
+        let expected = Verdict::Answer(status, Some(code.to_owned()));
+        assert_eq!(verdict_http2(&rig, &device).await, expected);
+        assert_eq!(rig.next_outcome().await.as_str(), code);
     }
     assert_eq!(rig.upstream.take(), "");
 }

@@ -3,6 +3,7 @@
 
 mod authority;
 mod bad_answers;
+mod broken_http2_is_recorded;
 mod certificates_end_while_in_use;
 mod client;
 mod connections_end;

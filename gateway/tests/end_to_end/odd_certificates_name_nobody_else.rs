@@ -10,7 +10,7 @@ use crate::authority::{
     Authority, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE, Fields, Identity, KEY_USAGE,
     SUBJECT_ALT_NAME, children, tlv,
 };
-use crate::client::{Verdict, config, config_of_chain, verdict};
+use crate::client::{Verdict, config, config_of_chain, verdict, verdict_http2};
 use crate::rig::Rig;
 
 /// Refused in the handshake, with nothing at the upstream; counted and recorded under the fault.
@@ -36,18 +36,18 @@ async fn refused(
     assert_eq!(rig.upstream.take(), "", "{what}");
 }
 
-/// Refused at HTTP, with nothing at the upstream; counted and recorded under the code.
+/// Refused at HTTP in both versions, with nothing at the upstream; counted and recorded under the code.
 async fn explained(rig: &mut Rig, what: &str, device: &Identity, code: Code) {
     let before = counted(rig, "refusals", "code", code.as_str());
     let expected = Verdict::Answer(403, Some(code.as_str().to_owned()));
     let got = verdict(rig, config(rig, Some(device), "http/1.1")).await;
     assert_eq!(got, expected, "{what}");
-    assert_eq!(rig.next_outcome().await, Outcome::Refused(code), "{what}");
-    assert_eq!(
-        counted(rig, "refusals", "code", code.as_str()),
-        before + 1,
-        "{what}"
-    );
+    assert_eq!(verdict_http2(rig, device).await, expected, "{what}");
+    for _ in 0..2 {
+        assert_eq!(rig.next_outcome().await, Outcome::Refused(code), "{what}");
+    }
+    let after = counted(rig, "refusals", "code", code.as_str());
+    assert_eq!(after, before + 2, "{what}");
     assert_eq!(rig.upstream.take(), "", "{what}");
 }
 
@@ -56,12 +56,17 @@ async fn forwarded(rig: &mut Rig, what: &str, device: &Identity, id: &str) {
     let got = verdict(rig, config(rig, Some(device), "http/1.1")).await;
     assert_eq!(got, Verdict::Answer(200, None), "{what}");
     assert_eq!(rig.next_outcome().await, Outcome::Forwarded, "{what}");
-    let seen = rig.upstream.take();
+    let mut seen = rig.upstream.take();
+    let got = verdict_http2(rig, device).await;
+    assert_eq!(got, Verdict::Answer(200, None), "{what}");
+    assert_eq!(rig.next_outcome().await, Outcome::Forwarded, "{what}");
+    seen.push_str(&rig.upstream.take());
     let identities: Vec<_> = seen
         .lines()
         .filter(|line| line.contains("device"))
         .collect();
-    assert_eq!(identities, [format!("x-device-id: {id}")], "{what}");
+    let expected = format!("x-device-id: {id}");
+    assert_eq!(identities, [&expected; 2], "{what}");
 }
 
 fn counted(rig: &Rig, family: &str, label: &str, value: &str) -> u64 {
