@@ -58,6 +58,7 @@ pub(crate) fn acceptor(
             hints,
             clients: Clients::Optional,
             clients_by_name: HashMap::new(),
+            alpn_by_name: HashMap::new(),
         },
         kinds: &[Kind::Device],
         versions: Versions::Tls12AndTls13,

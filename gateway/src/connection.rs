@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,16 +35,32 @@ use crate::lifetime::{Lifetime, Turn};
 use crate::outbox::{Reader, TailClock, Tails};
 use crate::pace::Pace;
 use crate::peer::{Credential, Peer};
+use crate::proxied;
 use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
 use crate::shared::now;
+use crate::splice;
 use crate::tls::{Accepted, HandshakeFault, LINGER, discard};
 use crate::worker::Worker;
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net::SocketAddr) {
+pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: SocketAddr) {
     let started = Instant::now();
     let shared = Arc::clone(&worker.shared);
+    let address = match proxied::source(&mut tcp, address, &shared.proxies).await {
+        Ok(source) => source,
+        Err(error) => {
+            tracing::debug!(%address, %error, "a load balancer did not say whom it connects for");
+            let fault = HandshakeFault::NotProxied;
+            shared.metrics.handshake_refused(fault);
+            shared.record(handshake_record(address, fault, started.elapsed()));
+            return;
+        }
+    };
+    let Ok(local_address) = tcp.local_addr() else {
+        // Only a connection that has ended has no address.
+        return;
+    };
     let Accepted {
         stream,
         certificate,
@@ -102,13 +119,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: std::net:
         worker,
         peer,
         handle: Arc::clone(&handle),
+        local_address,
         retired_at_entry,
         sighted: Cell::new(false),
         tunnel: RefCell::new(None),
     });
     let patience = shared.limits.patience;
     let serving = Rc::clone(&connection);
-    if alpn.as_deref() == Some(b"h2") {
+    let snapshot = shared.snapshot.load_full();
+    let server_name = connection.peer.server_name.as_deref();
+    if let Some(route) = server_name.and_then(|name| snapshot.tcp_routes.find(name)) {
+        let agreed = splice::Agreed::read(&stream, alpn, certificate);
+        let io = GuardedIo::stream(stream, handle, patience);
+        splice::serve(&connection, io, lifetime, route, agreed).await;
+    } else if alpn.as_deref() == Some(b"h2") {
         serve_http2(
             serving,
             GuardedIo::http2(stream, handle, patience),
@@ -355,11 +379,7 @@ async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection:
     reader.task_ended();
 }
 
-fn handshake_record(
-    address: std::net::SocketAddr,
-    fault: HandshakeFault,
-    duration: Duration,
-) -> Record {
+fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Duration) -> Record {
     Record {
         at: now(),
         request_id: None,

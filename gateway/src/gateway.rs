@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use identity::feed::{Batch, Sighting};
 use identity::status::FingerprintKey;
 use identity::{Class, Fingerprint, Index, Name, SerialKey, Status};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
@@ -44,6 +45,9 @@ pub struct Options {
     pub max_staleness: Duration,
     /// Bounds and deadlines.
     pub limits: Limits,
+    /// Networks of load balancers: a connection from there begins with a header of the PROXY protocol, version 2,
+    /// that says for whom it is. From elsewhere none is taken.
+    pub proxies: Vec<IpNet>,
     /// Takes audit records; what finds no room is dropped and counted.
     pub records: mpsc::Sender<Record>,
     /// Takes sightings; what finds no room is dropped and counted.
@@ -161,6 +165,7 @@ impl Gateway {
                 status,
                 connections: Arc::new(Connections::new(options.limits.max_connections_per_device)),
                 limits: options.limits,
+                proxies: options.proxies,
                 records: options.records,
                 sightings: options.sightings,
             }),

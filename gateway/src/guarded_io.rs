@@ -39,6 +39,8 @@ enum Inbound {
     Http2(Counted),
     /// HTTP/1.1.
     Http1(Watched),
+    /// Bytes of some other protocol, which are the upstream's to judge.
+    Stream,
 }
 
 /// HTTP/2's frames are counted.
@@ -112,6 +114,20 @@ impl GuardedIo {
         }
     }
 
+    /// For a TCP route.
+    pub(crate) fn stream(
+        tls: TlsStream<TcpStream>,
+        handle: Arc<Handle>,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            tls,
+            handle,
+            inbound: Inbound::Stream,
+            pace: Pace::new(patience),
+        }
+    }
+
     /// The TCP connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
         self.tls.get_ref().0
@@ -144,7 +160,7 @@ impl GuardedIo {
 
     /// Fails once the connection is cut.
     fn check(&self) -> io::Result<()> {
-        if self.handle.is_cut() && matches!(self.inbound, Inbound::Http1(_)) {
+        if self.handle.is_cut() && !matches!(self.inbound, Inbound::Http2(_)) {
             Err(io::ErrorKind::ConnectionAborted.into())
         } else {
             Ok(())
@@ -176,6 +192,7 @@ impl AsyncRead for GuardedIo {
                 Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
             }
             Inbound::Http1(watched) => watched.poll_read(&mut this.tls, &this.handle, cx, buf),
+            Inbound::Stream => Pin::new(&mut this.tls).poll_read(cx, buf),
         }
     }
 }

@@ -22,11 +22,13 @@ mod metrics;
 mod outbox;
 mod pace;
 mod peer;
+mod proxied;
 mod pure;
 mod record;
 mod refusal;
 mod request;
 mod shared;
+mod splice;
 mod status_table;
 pub mod tls;
 mod upstream;
@@ -42,6 +44,9 @@ pub use pure::path::PathFault;
 pub use pure::route::{
     IdentityHeader, Route, RouteFault, RouteFaultKind, RouteTable, UpstreamAddress,
     UpstreamAddressFault,
+};
+pub use pure::tcp_route::{
+    StreamAddress, StreamAddressFault, TcpRoute, TcpRouteFault, TcpRouteFaultKind, TcpRouteTable,
 };
 pub use record::{Outcome, Record, Unregistered};
 pub use upstream::UpstreamTimeouts;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) peer: Peer,
     pub(crate) handle: Arc<Handle>,
+    /// The gateway's end of it.
+    pub(crate) local_address: SocketAddr,
     /// Whether the certificate had been retired before: then there is nothing to finish.
     pub(crate) retired_at_entry: bool,
     /// Whether the device was reported as seen.
@@ -95,7 +98,6 @@ pub(crate) async fn answer(
             tracing::error!(request_id = ?request_id, "a request hit a bug");
             Err(Refusal::Panic)
         });
-    let mut unregistered = None;
     let (outcome, mut answer) = match outcome {
         Ok(Answer::Tunnel(head)) => (Outcome::Forwarded, head.map(|()| AnswerBody::empty(flight))),
         Ok(Answer::Forwarded(head)) => (
@@ -105,12 +107,6 @@ pub(crate) async fn answer(
         Err(refusal) => {
             let wire = wire(refusal);
             connection.worker.shared.metrics.refused(wire.code);
-            if refusal == Refusal::Denied(Denial::Unregistered) {
-                unregistered = connection.peer.issued().map(|issued| Unregistered {
-                    certificate: issued.certificate,
-                    tbs: issued.tbs,
-                });
-            }
             // A body that nobody wants is not read to its end.
             let close = one_at_a_time && (closes(refusal) || has_body);
             let response = response(&wire, &request_id, close);
@@ -136,8 +132,19 @@ pub(crate) async fn answer(
         .shared
         .metrics
         .answered(answer.status().as_u16());
-    audit.finish(outcome, answer.status(), unregistered);
+    audit.finish(outcome, answer.status(), unregistered(&connection, outcome));
     Ok(answer)
+}
+
+/// Which certificate it was, if it was refused because nobody registered it.
+pub(crate) fn unregistered(connection: &Connection, outcome: Outcome) -> Option<Unregistered> {
+    if outcome != Outcome::Refused(Code::Unregistered) {
+        return None;
+    }
+    connection.peer.issued().map(|issued| Unregistered {
+        certificate: issued.certificate,
+        tbs: issued.tbs,
+    })
 }
 
 /// Sees to it that a request leaves exactly one record, also if its connection ends before its answer.
@@ -265,7 +272,7 @@ async fn exchange(
 }
 
 /// What the registry says of the peer's certificate, as far as this gateway knows.
-fn standing(connection: &Connection) -> Standing {
+pub(crate) fn standing(connection: &Connection) -> Standing {
     let table = &connection.worker.shared.status;
     Standing {
         status: match &connection.peer.credential {
@@ -278,7 +285,7 @@ fn standing(connection: &Connection) -> Standing {
 }
 
 /// Reports a device as seen, once per connection.
-fn sight(connection: &Connection, issued: &Issued, now: identity::Timestamp) {
+pub(crate) fn sight(connection: &Connection, issued: &Issued, now: identity::Timestamp) {
     if !connection.sighted.replace(true) {
         connection.worker.shared.sight(Sighting {
             index: issued.index,
@@ -370,7 +377,7 @@ fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderVal
 }
 
 /// 16 random bytes, in hexadecimal digits.
-fn random_request_id() -> HeaderValue {
+pub(crate) fn random_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut random = [0; 16];
     rand::fill(&mut random).expect("the random source of aws-lc does not fail after its start");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use identity::feed::Sighting;
 use identity::{SerialKey, Timestamp};
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::Limits;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
+    /// Load balancers that speak the PROXY protocol.
+    pub(crate) proxies: Vec<IpNet>,
     pub(crate) records: mpsc::Sender<Record>,
     pub(crate) sightings: mpsc::Sender<Sighting>,
 }

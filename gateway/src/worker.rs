@@ -22,6 +22,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
     open: Cell<usize>,
+    turns: Cell<usize>,
     closed: Notify,
     phase: watch::Receiver<Phase>,
 }
@@ -45,6 +46,7 @@ pub(crate) async fn run(
         pool: Pool::new(&shared.limits),
         shared,
         open: Cell::new(0),
+        turns: Cell::new(0),
         closed: Notify::new(),
         phase: phase.clone(),
     });
@@ -67,6 +69,13 @@ impl Worker {
     /// asks after it was entered there misses nothing.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.phase.borrow() == Phase::Stopping
+    }
+
+    /// A number for whoever takes turns.
+    pub(crate) fn next_turn(&self) -> usize {
+        let turn = self.turns.get();
+        self.turns.set(turn.wrapping_add(1));
+        turn
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
-use gateway::{Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot};
+use gateway::{
+    Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot, TcpRouteTable,
+};
 use identity::feed::Sighting;
 use identity::{Kind, Name};
 use prometheus_client::registry::Registry;
@@ -58,6 +60,10 @@ pub(super) async fn bind_gateway(
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         StartFault::Listen(faults.join("; "))
     })?;
+    let tcp_routes = TcpRouteTable::new(config.tcp_routes.clone()).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        StartFault::Listen(faults.join("; "))
+    })?;
     let acceptor = Acceptor::new(AcceptorOptions {
         policy: Policy {
             certificate: common.certificate.clone(),
@@ -65,6 +71,12 @@ pub(super) async fn bind_gateway(
             hints: common.hints.clone(),
             clients: Clients::Required,
             clients_by_name: HashMap::new(),
+            alpn_by_name: (config.tcp_routes.iter())
+                .map(|route| {
+                    let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());
+                    (route.host.clone(), alpn.collect())
+                })
+                .collect(),
         },
         kinds: &[Kind::Device],
         versions: Versions::Tls13,
@@ -85,6 +97,7 @@ pub(super) async fn bind_gateway(
         serial_key: Arc::new(common.authority.serial_key()),
         snapshot: Snapshot {
             routes,
+            tcp_routes,
             server_names: names.to_vec(),
             without_sni: config.without_sni,
         },
@@ -96,6 +109,7 @@ pub(super) async fn bind_gateway(
             ),
             ..Limits::default()
         },
+        proxies: config.proxies,
         records: record_sender,
         sightings: sighting_sender,
     };

@@ -49,18 +49,21 @@ impl Notes {
                 length
             }
         };
-        if purpose == Purpose::Serve && table.routes.is_empty() {
+        if purpose == Purpose::Serve && table.routes.is_empty() && table.tcp_routes.is_empty() {
             self.note(
                 table.place,
                 "[gateway] has no route, so every request would be refused; add [[gateway.route]] with an upstream",
             );
         }
         let routes = self.routes(table.routes, names);
+        let tcp_routes = self.tcp_routes(table.tcp_routes, names, &routes);
         GatewayConfig {
             listen,
             workers,
             without_sni,
             max_staleness,
+            tcp_routes,
+            proxies: self.networks(table.proxy_protocol_from),
             routes,
         }
     }
@@ -175,7 +178,7 @@ impl Notes {
     }
 
     /// A host that devices can ask for: one that the server certificate names.
-    fn named_host(
+    pub(super) fn named_host(
         &mut self,
         host: &Located<String>,
         what: &str,

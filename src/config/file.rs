@@ -25,7 +25,9 @@ pub(crate) struct GatewayTable {
     pub(crate) workers: Option<Located<i64>>,
     pub(crate) without_sni: Option<Vec<Located<String>>>,
     pub(crate) max_staleness: Option<Located<String>>,
+    pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
     pub(crate) routes: Vec<RouteTable>,
+    pub(crate) tcp_routes: Vec<TcpTable>,
 }
 
 /// `[[gateway.route]]`
@@ -37,6 +39,16 @@ pub(crate) struct RouteTable {
     pub(crate) upstream: Option<Vec<Located<String>>>,
     pub(crate) client: Option<Located<String>>,
     pub(crate) identity: Option<Vec<Located<String>>>,
+}
+
+/// `[[gateway.tcp]]`
+#[derive(Debug)]
+pub(crate) struct TcpTable {
+    pub(crate) place: Place,
+    pub(crate) host: Option<Located<String>>,
+    pub(crate) upstream: Option<Vec<Located<String>>>,
+    pub(crate) proxy_protocol: Option<Located<String>>,
+    pub(crate) alpn: Option<Vec<Located<String>>>,
 }
 
 /// `[ca]`
@@ -61,7 +73,9 @@ impl GatewayTable {
             workers: None,
             without_sni: None,
             max_staleness: None,
+            proxy_protocol_from: None,
             routes: Vec::new(),
+            tcp_routes: Vec::new(),
         }
     }
 }
@@ -112,10 +126,16 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
         workers: section.integer("workers", notes),
         without_sni: section.strings("without_sni", notes),
         max_staleness: section.string("max_staleness", notes),
+        proxy_protocol_from: section.strings("proxy_protocol_from", notes),
         routes: section
             .sections("route", "[[gateway.route]]", notes)
             .into_iter()
             .map(|section| route(section, notes))
+            .collect(),
+        tcp_routes: section
+            .sections("tcp", "[[gateway.tcp]]", notes)
+            .into_iter()
+            .map(|section| tcp(section, notes))
             .collect(),
     };
     section.finish(notes);
@@ -130,6 +150,18 @@ fn route(mut section: Section<'_>, notes: &mut Notes<'_>) -> RouteTable {
         upstream: section.strings("upstream", notes),
         client: section.string("client", notes),
         identity: section.strings("identity", notes),
+    };
+    section.finish(notes);
+    table
+}
+
+fn tcp(mut section: Section<'_>, notes: &mut Notes<'_>) -> TcpTable {
+    let table = TcpTable {
+        place: section.place,
+        host: section.string("host", notes),
+        upstream: section.strings("upstream", notes),
+        proxy_protocol: section.string("proxy_protocol", notes),
+        alpn: section.strings("alpn", notes),
     };
     section.finish(notes);
     table

@@ -4,6 +4,7 @@
 
 mod check;
 mod check_gateway;
+mod check_tcp;
 pub(crate) mod file;
 mod reader;
 #[cfg(test)]
@@ -15,8 +16,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway::Route;
+use gateway::{Route, TcpRoute};
 use identity::TrustDomain;
+use ipnet::IpNet;
 
 pub(crate) use check::{Purpose, check};
 
@@ -51,6 +53,9 @@ pub(crate) struct GatewayConfig {
     pub(crate) max_staleness: Duration,
     /// Empty only for `up`, which then adds its built-in upstream.
     pub(crate) routes: Vec<Route>,
+    pub(crate) tcp_routes: Vec<TcpRoute>,
+    /// Load balancers that say, by the PROXY protocol, for whom they connect.
+    pub(crate) proxies: Vec<IpNet>,
 }
 
 /// Something wrong with a configuration, where, and what to do.

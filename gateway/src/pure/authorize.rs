@@ -5,6 +5,7 @@ use identity::{ReadError, Status, Timestamp};
 use super::host::Host;
 use super::path::PathFault;
 use super::route::{Route, RouteTable};
+use super::tcp_route::{TcpRoute, TcpRouteTable};
 use crate::peer::{Credential, Issued, Peer};
 
 /// What is decided by, beside the peer and its status. Swapped whole; one is taken per request.
@@ -12,6 +13,8 @@ use crate::peer::{Credential, Issued, Peer};
 pub struct Snapshot {
     /// The routes.
     pub routes: RouteTable,
+    /// The TCP routes: nothing else is served under their names.
+    pub tcp_routes: TcpRouteTable,
     /// The DNS names and IP addresses of the server certificate: the hosts of routes without a host.
     pub server_names: Vec<String>,
     /// The hosts that a client may ask for which sent no server name in its handshake.
@@ -57,6 +60,25 @@ impl<'a> Permit<'a> {
     }
 }
 
+/// The proof that a stream may be forwarded. Only [`authorize_stream`] makes one.
+#[derive(Debug)]
+pub(crate) struct StreamPermit<'a> {
+    device: &'a Issued,
+    route: &'a TcpRoute,
+}
+
+impl<'a> StreamPermit<'a> {
+    /// Whose stream it is.
+    pub(crate) fn device(&self) -> &'a Issued {
+        self.device
+    }
+
+    /// The route that it takes.
+    pub(crate) fn route(&self) -> &'a TcpRoute {
+        self.route
+    }
+}
+
 /// Why a request may not be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denial {
@@ -96,17 +118,7 @@ pub(crate) fn authorize<'a>(
     standing: Standing,
     now: Timestamp,
 ) -> Result<Permit<'a>, Denial> {
-    let device = match &peer.credential {
-        Credential::Issued(issued) => issued,
-        Credential::Unreadable(rule) => return Err(Denial::IdentityInvalid(*rule)),
-    };
-    if now < device.validity.not_before {
-        return Err(Denial::NotYetValid);
-    }
-    if now > device.validity.not_after {
-        return Err(Denial::Expired);
-    }
-    check_standing(standing)?;
+    let device = vouch(peer, standing, now)?;
     check_host(peer, asked.host, snapshot)?;
     let host_is_served = snapshot
         .server_names
@@ -118,6 +130,33 @@ pub(crate) fn authorize<'a>(
         .map_err(Denial::Path)?
         .ok_or(Denial::NoRoute)?;
     Ok(Permit { device, route })
+}
+
+/// Decides on a stream whose handshake named the host of a TCP route.
+pub(crate) fn authorize_stream<'a>(
+    peer: &'a Peer,
+    route: &'a TcpRoute,
+    standing: Standing,
+    now: Timestamp,
+) -> Result<StreamPermit<'a>, Denial> {
+    let device = vouch(peer, standing, now)?;
+    Ok(StreamPermit { device, route })
+}
+
+/// The device that is there, if its certificate is good now.
+fn vouch(peer: &Peer, standing: Standing, now: Timestamp) -> Result<&Issued, Denial> {
+    let device = match &peer.credential {
+        Credential::Issued(issued) => issued,
+        Credential::Unreadable(rule) => return Err(Denial::IdentityInvalid(*rule)),
+    };
+    if now < device.validity.not_before {
+        return Err(Denial::NotYetValid);
+    }
+    if now > device.validity.not_after {
+        return Err(Denial::Expired);
+    }
+    check_standing(standing)?;
+    Ok(device)
 }
 
 /// A revocation holds however old it is; that nothing happened since is only believed of a fresh table.
@@ -185,6 +224,7 @@ mod tests {
                 identity: vec![IdentityHeader::DeviceId],
             }])
             .expect("routes"),
+            tcp_routes: TcpRouteTable::default(),
             server_names: vec!["api.example.com".into(), "*.wild.example".into()],
             without_sni: vec!["127.0.0.1".into(), "localhost".into()],
         }

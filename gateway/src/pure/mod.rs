@@ -13,5 +13,7 @@ pub(crate) mod host;
 pub(crate) mod http2_frames;
 pub(crate) mod identity_names;
 pub(crate) mod path;
+pub(crate) mod proxy_protocol;
 pub(crate) mod request_head;
 pub(crate) mod route;
+pub(crate) mod tcp_route;

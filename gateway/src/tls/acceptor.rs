@@ -54,6 +54,9 @@ pub struct Policy {
     pub clients: Clients,
     /// The same, by server name: in lower case, without a dot at its end; `*.` stands for one label.
     pub clients_by_name: HashMap<String, Clients>,
+    /// Server names under which other application protocols are spoken, most wanted first; none of them is agreed on
+    /// if there are none. In lower case, without a dot at the end.
+    pub alpn_by_name: HashMap<String, Vec<Vec<u8>>>,
 }
 
 /// Versions of TLS.
@@ -93,6 +96,8 @@ struct Fixed {
 struct Configs {
     required: Arc<ServerConfig>,
     optional: Arc<ServerConfig>,
+    /// For names with protocols of their own, where a certificate is always required.
+    by_name: HashMap<String, Arc<ServerConfig>>,
     clients: Clients,
     clients_by_name: HashMap<String, Clients>,
 }
@@ -205,7 +210,7 @@ impl std::fmt::Debug for Acceptor {
 impl Configs {
     fn new(policy: Policy, fixed: &Fixed) -> Result<Self, Error> {
         let provider = Arc::new(provider());
-        let config = |mandatory| {
+        let config = |mandatory, alpn: &[Vec<u8>]| {
             let verifier = Verifier {
                 anchors: policy.anchors.clone(),
                 hints: policy.hints.clone(),
@@ -224,18 +229,27 @@ impl Configs {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config.max_early_data_size = 0;
-            config.alpn_protocols.clone_from(&fixed.alpn);
+            config.alpn_protocols = alpn.to_vec();
             Ok::<_, Error>(Arc::new(config))
         };
         Ok(Self {
-            required: config(true)?,
-            optional: config(false)?,
+            required: config(true, &fixed.alpn)?,
+            optional: config(false, &fixed.alpn)?,
+            by_name: (policy.alpn_by_name.iter())
+                .map(|(name, alpn)| Ok((name.clone(), config(true, alpn)?)))
+                .collect::<Result<_, Error>>()?,
             clients: policy.clients,
             clients_by_name: policy.clients_by_name,
         })
     }
 
     fn choose(&self, server_name: Option<&str>) -> Arc<ServerConfig> {
+        if !self.by_name.is_empty()
+            && let Some(Ok(host)) = server_name.map(Host::from_name)
+            && let Some(config) = self.by_name.get(host.as_str())
+        {
+            return Arc::clone(config);
+        }
         Arc::clone(match self.clients_of(server_name) {
             Clients::Required => &self.required,
             Clients::Optional => &self.optional,
@@ -308,6 +322,7 @@ mod tests {
             anchors: Anchors::new(std::slice::from_ref(&der)).expect("an anchor"),
             hints: vec![],
             clients: Clients::Required,
+            alpn_by_name: HashMap::from([("mqtt.test".to_owned(), vec![b"mqtt".to_vec()])]),
             clients_by_name: HashMap::from([
                 ("open.test".to_owned(), Clients::Optional),
                 ("*.wild.test".to_owned(), Clients::Optional),
@@ -330,5 +345,7 @@ mod tests {
         check(&configs, Some("wild.test"), Clients::Required);
         check(&configs, Some("other.test"), Clients::Required);
         check(&configs, None, Clients::Required);
+        assert_eq!(configs.choose(Some("MQTT.test")).alpn_protocols, [b"mqtt"]);
+        assert!(configs.choose(Some("other.test")).alpn_protocols.is_empty());
     }
 }

@@ -39,11 +39,13 @@ pub enum HandshakeFault {
     Incompatible,
     /// The client broke the protocol.
     Protocol,
+    /// A load balancer did not say for whom it connects.
+    NotProxied,
 }
 
 impl HandshakeFault {
     /// Every fault, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Timeout,
         Self::Displaced,
         Self::Closed,
@@ -58,6 +60,7 @@ impl HandshakeFault {
         Self::ClientAlert,
         Self::Incompatible,
         Self::Protocol,
+        Self::NotProxied,
     ];
 
     /// The stable code.
@@ -77,6 +80,7 @@ impl HandshakeFault {
             Self::ClientAlert => "client-alert",
             Self::Incompatible => "tls-incompatible",
             Self::Protocol => "tls-protocol",
+            Self::NotProxied => "not-proxied",
         }
     }
 
@@ -119,6 +123,9 @@ impl HandshakeFault {
                 "Client and server have no TLS version, group or protocol in common. Update the client."
             }
             Self::Protocol => "The client broke the TLS protocol.",
+            Self::NotProxied => {
+                "The address is listed as a load balancer, and its connection did not begin with a PROXY protocol header of version 2. Switch that on there, or take the address out of proxy_protocol_from."
+            }
         }
     }
 

@@ -254,7 +254,7 @@ impl Authority {
     }
 
     pub(crate) fn server(&self) -> Identity {
-        let names = ["api.test", "other.test", "127.0.0.1"].map(str::to_owned);
+        let names = ["api.test", "other.test", "mqtt.test", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params, 0)

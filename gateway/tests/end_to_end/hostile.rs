@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot};
+use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -149,6 +149,7 @@ pub(crate) fn routes(first: SocketAddr, other: SocketAddr) -> Snapshot {
     };
     Snapshot {
         routes: RouteTable::new(vec![route("/", first), route("/other/", other)]).expect("routes"),
+        tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into()],
         without_sni: vec![],
     }

@@ -28,6 +28,7 @@ mod odd_parts;
 mod paths_and_routes;
 mod possession_is_proven;
 mod presented_chains_are_bounded;
+mod proxied_connections;
 mod random;
 #[allow(dead_code, reason = "the tests of the whole product use the rest")]
 mod raw_http2;
@@ -37,6 +38,7 @@ mod server_names_select_the_policy;
 mod session;
 mod slow_peers_are_let_go;
 mod strict;
+mod tcp_routes;
 mod upstream;
 mod upstreams_answer_badly;
 mod upstreams_fail;

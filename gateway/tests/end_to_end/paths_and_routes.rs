@@ -1,6 +1,6 @@
 //! The route is decided by the very bytes that are forwarded, and no other reading of them leads elsewhere.
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot};
+use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable};
 
 use crate::client::Client;
 use crate::echo::{Echo, Event};
@@ -96,6 +96,7 @@ async fn no_path_reaches_an_upstream_that_is_not_its_own() {
     lane.rig.gateway.publish(Snapshot {
         routes: RouteTable::new(vec![route("/", &lane.echo), route("/admin/", &admin)])
             .expect("routes"),
+        tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into()],
         without_sni: vec![],
     });

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
     Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable, Snapshot,
-    UpstreamTimeouts,
+    TcpRouteTable, UpstreamTimeouts,
 };
 use identity::chain::Anchors;
 use identity::feed::{Acknowledgement, Batch, Sighting, StatusChange};
 use identity::{Class, Fingerprint, Kind, Name, SerialKey, Status};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
@@ -49,6 +50,21 @@ impl Rig {
     }
 
     pub(crate) async fn start_with_staleness(limits: Limits, max_staleness: Duration) -> Self {
+        Self::start_as(limits, max_staleness, vec![]).await
+    }
+
+    /// Behind load balancers at these addresses.
+    pub(crate) async fn start_behind(proxies: &[&str]) -> Self {
+        let proxies = proxies.iter().map(|one| one.parse().expect("a network"));
+        Self::start_as(
+            Limits::default(),
+            Duration::from_secs(60),
+            proxies.collect(),
+        )
+        .await
+    }
+
+    async fn start_as(limits: Limits, max_staleness: Duration, proxies: Vec<IpNet>) -> Self {
         let authority = Authority::new();
         let upstream = Upstream::start().await;
         let server = authority.server();
@@ -63,6 +79,7 @@ impl Rig {
                 hints: vec![],
                 clients: Clients::Required,
                 clients_by_name: HashMap::new(),
+                alpn_by_name: HashMap::from([("mqtt.test".into(), vec![b"mqtt".to_vec()])]),
             },
             kinds: &[Kind::Device],
             versions: Versions::Tls13,
@@ -85,6 +102,7 @@ impl Rig {
                 snapshot,
                 max_staleness,
                 limits,
+                proxies,
                 records,
                 sightings,
             },
@@ -185,6 +203,7 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
             },
         ])
         .expect("routes"),
+        tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into(), "127.0.0.1".into()],
         without_sni: vec!["127.0.0.1".into()],
     }

@@ -1,0 +1,231 @@
+//! The path of a TCP stream, in the order of the design: from the finished handshake to the last byte.
+//!
+//! There is no HTTP in it, so a refusal is the end of the connection; `explain` says why.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use rustls::ProtocolVersion;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use crate::answer_body::InFlight;
+use crate::guarded_io::GuardedIo;
+use crate::lifetime::{Lifetime, Turn};
+use crate::pure::authorize::{StreamPermit, authorize_stream};
+use crate::pure::proxy_protocol::Announcement;
+use crate::pure::tcp_route::{StreamAddress, TcpRoute};
+use crate::record::{Outcome, Record};
+use crate::refusal::{Refusal, wire};
+use crate::request::{Connection, random_request_id, sight, standing, unregistered};
+use crate::shared::now;
+use crate::upstream::UpstreamFault;
+
+/// What the handshake agreed on, as an upstream is told it.
+pub(crate) struct Agreed {
+    tls_version: &'static str,
+    cipher: String,
+    alpn: Option<Vec<u8>>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Agreed {
+    pub(crate) fn read(
+        tls: &TlsStream<TcpStream>,
+        alpn: Option<Vec<u8>>,
+        certificate: CertificateDer<'static>,
+    ) -> Self {
+        let (_, session) = tls.get_ref();
+        let tls_version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            // The listener speaks no other.
+            Some(_) | None => "TLSv1.3",
+        };
+        let cipher = session
+            .negotiated_cipher_suite()
+            .and_then(|suite| suite.suite().as_str())
+            .unwrap_or_default();
+        Self {
+            tls_version,
+            // Of TLS 1.3, OpenSSL's names are these with other letters: TLS13_AES_128_GCM_SHA256.
+            cipher: cipher.replacen("TLS13_", "TLS_", 1),
+            alpn,
+            certificate,
+        }
+    }
+}
+
+/// Serves a connection under the name of a TCP route, until it ends.
+pub(crate) async fn serve(
+    connection: &Connection,
+    io: GuardedIo,
+    lifetime: Lifetime,
+    route: &TcpRoute,
+    agreed: Agreed,
+) {
+    let begun = Instant::now();
+    let shared = &connection.worker.shared;
+    let unique_id = random_request_id();
+    // Counted before anything is decided, so that whoever cuts the connection resets it.
+    let _flight = InFlight::enter(&connection.handle, None);
+    let now = now();
+    let outcome = match authorize_stream(&connection.peer, route, standing(connection), now) {
+        Ok(permit) => {
+            sight(connection, permit.device(), now);
+            open(connection, &permit, &agreed, unique_id.as_bytes()).await
+        }
+        Err(denial) => Err(Refusal::Denied(denial)),
+    };
+    let told = match &outcome {
+        Ok(_) => Outcome::Forwarded,
+        Err(refusal) => {
+            let code = wire(*refusal).code;
+            shared.metrics.refused(code);
+            Outcome::Refused(code)
+        }
+    };
+    let peer = &connection.peer;
+    shared.record(Record {
+        at: now,
+        request_id: unique_id.to_str().ok().map(str::to_owned),
+        address: peer.address,
+        device: peer.issued().map(|issued| issued.device.clone()),
+        serial: peer.issued().map(|issued| issued.serial),
+        unregistered: unregistered(connection, told),
+        server_name: peer.server_name.clone(),
+        host: Some(route.host.clone()),
+        method: None,
+        path: None,
+        outcome: told,
+        status: None,
+        duration: begun.elapsed(),
+    });
+    match outcome {
+        Ok(Upstream::Tcp(upstream)) => splice(connection, io, lifetime, upstream).await,
+        Ok(Upstream::Unix(upstream)) => splice(connection, io, lifetime, upstream).await,
+        Err(_) => {
+            let mut io = io;
+            // A peer that does not take the goodbye goes without.
+            let _ = timeout(FAREWELL, io.shutdown()).await;
+        }
+    }
+}
+
+enum Upstream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Connects to the upstream whose turn it is, or to the next one that accepts, and tells it who is there.
+async fn open(
+    connection: &Connection,
+    permit: &StreamPermit<'_>,
+    agreed: &Agreed,
+    unique_id: &[u8],
+) -> Result<Upstream, Refusal> {
+    let worker = &connection.worker;
+    let route = permit.route();
+    let header = if route.announce {
+        let header = announcement(connection, permit, agreed, unique_id)?;
+        Some(header)
+    } else {
+        None
+    };
+    let first = worker.next_turn() % route.upstreams.len();
+    let mut fault = UpstreamFault::Connect;
+    for address in route.upstreams[first..]
+        .iter()
+        .chain(&route.upstreams[..first])
+    {
+        let connecting = connect(address, header.as_deref());
+        match timeout(worker.pool.timeouts().connect, connecting).await {
+            Ok(Ok(upstream)) => {
+                worker.shared.metrics.upstream_connections.inc();
+                return Ok(upstream);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "upstream does not accept a stream");
+                fault = UpstreamFault::Connect;
+            }
+            Err(_) => fault = UpstreamFault::ConnectTimeout,
+        }
+    }
+    Err(Refusal::Upstream(fault))
+}
+
+fn announcement(
+    connection: &Connection,
+    permit: &StreamPermit<'_>,
+    agreed: &Agreed,
+    unique_id: &[u8],
+) -> Result<Vec<u8>, Refusal> {
+    let peer = &connection.peer;
+    let announcement = Announcement {
+        source: peer.address,
+        destination: connection.local_address,
+        alpn: agreed.alpn.as_deref(),
+        authority: peer.server_name.as_deref().unwrap_or_default(),
+        unique_id,
+        tls_version: agreed.tls_version,
+        cipher: &agreed.cipher,
+        device: &permit.device().device,
+        certificate: &agreed.certificate,
+    };
+    // Certificates are bounded, so it always fits; if it did not, nobody would be let through unannounced.
+    announcement.to_bytes().ok_or(Refusal::Panic)
+}
+
+async fn connect(address: &StreamAddress, header: Option<&[u8]>) -> std::io::Result<Upstream> {
+    Ok(match address {
+        StreamAddress::Tcp { host, port } => {
+            let mut tcp = TcpStream::connect((host.as_str(), *port)).await?;
+            tcp.set_nodelay(true)?;
+            if let Some(header) = header {
+                tcp.write_all(header).await?;
+            }
+            Upstream::Tcp(tcp)
+        }
+        StreamAddress::Unix(path) => {
+            let mut unix = UnixStream::connect(path).await?;
+            if let Some(header) = header {
+                unix.write_all(header).await?;
+            }
+            Upstream::Unix(unix)
+        }
+    })
+}
+
+/// Carries bytes both ways until both sides have ended, or the connection is cut.
+async fn splice(
+    connection: &Connection,
+    mut io: GuardedIo,
+    mut lifetime: Lifetime,
+    mut upstream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let mut copying = pin!(copy_bidirectional_with_sizes(
+        &mut io,
+        &mut upstream,
+        BUFFER,
+        BUFFER
+    ));
+    let ended = std::future::poll_fn(|cx| match lifetime.turn(cx) {
+        Turn::End => Poll::Ready(None),
+        // A stream has no messages to finish; it has the time that a connection has.
+        Turn::Finish | Turn::Go => copying.as_mut().poll(cx).map(Some),
+    })
+    .await;
+    match ended {
+        None => connection.handle.end_with_reset(),
+        Some(Ok(_)) => {}
+        Some(Err(error)) => tracing::debug!(%error, "stream ended"),
+    }
+}
+
+/// Per direction.
+const BUFFER: usize = 16 * 1024;
+/// How long a peer may take to read the goodbye.
+const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
