@@ -16,6 +16,7 @@ mod a_folder_of_requests_is_signed_and_signed_again;
 mod a_panic_ends_one_request_only;
 mod a_renewal_loses_no_request;
 mod a_saved_session_cannot_be_resumed;
+mod an_mqtt_broker_learns_which_device_is_there;
 mod files_that_are_not_as_they_were_left_stop_the_start;
 mod forged_identity_never_reaches_an_upstream;
 mod nginx_receives_what_the_device_sent;
