@@ -86,6 +86,21 @@ impl Upstream {
                 while self.read(&mut tcp, &mut buffer).await? > 0 {}
                 return Ok(());
             }
+            if path.starts_with("/talks") {
+                // Much longer than a patience, while the request's body stays open.
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
+                    .await?;
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_millis(400)).await;
+                    tcp.write_all(b"x").await?;
+                }
+                while self.read(&mut tcp, &mut buffer).await? > 0 {}
+                return Ok(());
+            }
+            if path.starts_with("/done") {
+                // The whole answer comes before the request's body.
+                tcp.write_all(OK).await?;
+            }
             if path.starts_with("/ws") {
                 tcp.write_all(SWITCH).await?;
                 loop {
@@ -129,6 +144,12 @@ impl Upstream {
                         tcp.write_all(&[b'x'; 16 * 1024]).await?;
                     }
                 }
+                "/sized" => {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 32768\r\n\r\n")
+                        .await?;
+                    tcp.write_all(&[b'x'; 32 * 1024]).await?;
+                }
+                "/done" => {}
                 "/late" => {
                     tokio::time::sleep(Duration::from_secs(3)).await;
                     tcp.write_all(OK).await?;
