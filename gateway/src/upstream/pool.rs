@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -17,6 +18,7 @@ use super::watched_io::{Watch, WatchedIo};
 use super::{RequestBody, UpstreamFault};
 use crate::Limits;
 use crate::metrics::Metrics;
+use crate::pace::LONG;
 use crate::pure::route::{Route, UpstreamAddress};
 use crate::refusal::Refusal;
 
@@ -220,7 +222,7 @@ impl Pool {
         let tcp = timeout(self.timeouts.connect, connecting)
             .await
             .map_err(|_| UpstreamFault::ConnectTimeout)??;
-        handshake(tcp).await.map_err(|error| {
+        handshake(tcp, self.patience).await.map_err(|error| {
             tracing::debug!(%error, "upstream connection failed at once");
             UpstreamFault::Connect
         })
@@ -280,8 +282,11 @@ impl Lease {
     }
 }
 
-async fn handshake(tcp: TcpStream) -> io::Result<Sender> {
+async fn handshake(tcp: TcpStream, patience: Duration) -> io::Result<Sender> {
     tcp.set_nodelay(true)?;
+    // An upstream that has answered and takes no more of the body would keep the connection, and a device's place,
+    // for ever.
+    SockRef::from(&tcp).set_tcp_user_timeout(Some(patience * LONG))?;
     let (io, watch) = WatchedIo::new(tcp);
     let (http, connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_HEADERS)

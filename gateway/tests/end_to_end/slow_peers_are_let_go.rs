@@ -200,6 +200,40 @@ async fn a_body_that_drips_after_the_answer_ended_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_stops_reading_is_given_up() {
+    let mut rig = Rig::start_with(Limits {
+        patience: SHORT,
+        max_requests_per_device: 1,
+        ..Limits::default()
+    })
+    .await;
+    let device = rig.device("a", 1).await;
+    let mut uploading = Client::connect(&rig, &device).await;
+    let mut client = Client::connect(&rig, &device).await;
+    uploading
+        .send("POST /deaf HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1000000000\r\n\r\n")
+        .await;
+    assert_eq!(uploading.answer().await.expect("an answer").status(), 200);
+    let sending = async {
+        while uploading.tls.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+        std::future::pending::<()>().await;
+    };
+    let freed = async {
+        let started = Instant::now();
+        assert_eq!(client.get("/", "").await.status(), 429);
+        while client.get("/", "").await.status() != 200 {
+            assert!(started.elapsed() < SOON, "the upload still counts");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(started.elapsed() >= LONG / 2);
+    };
+    tokio::select! {
+        () = freed => {}
+        () = sending => {}
+    }
+}
+
+#[tokio::test]
 async fn an_upload_counts_until_it_has_ended() {
     let mut rig = Rig::start_with(Limits {
         max_requests_per_device: 2,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Clone)]
@@ -95,6 +95,16 @@ impl Upstream {
                     tcp.write_all(b"x").await?;
                 }
                 while self.read(&mut tcp, &mut buffer).await? > 0 {}
+                return Ok(());
+            }
+            if path.starts_with("/deaf") {
+                // The whole answer comes, and nothing more of the request's body is read.
+                tcp.write_all(OK).await?;
+                while tcp
+                    .ready(Interest::ERROR)
+                    .await
+                    .is_ok_and(|ready| !ready.is_error())
+                {}
                 return Ok(());
             }
             if path.starts_with("/done") {

@@ -109,13 +109,23 @@ async fn twelve_hundred_exchanges_of_every_kind() {
     assert!(bodies < Duration::from_secs(45), "{bodies:?}");
     drop((unread, stalled));
     settle(&server, before.1, Duration::from_secs(45)).await;
-    let after = memory(&server);
+    let most = before.0 + 96 * 1024;
+    let mut after = memory(&server);
+    for _ in 0..40 {
+        if after < most {
+            break;
+        }
+        // The allocator gives back late, and only while it is used.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        honest.times(5).await;
+        after = memory(&server);
+    }
     figure(
         "1,250 slow exchanges, memory before, during and after (KiB)",
         format!("{}, {during}, {after}", before.0),
     );
-    // A stream under way has a buffer of 64 KiB at most, and the allocator gives back late.
+    // A stream under way has a buffer of 64 KiB at most.
     assert!(during < before.0 + 160 * 1024, "{during} KiB");
-    assert!(after < before.0 + 96 * 1024, "{after} KiB");
+    assert!(after < most, "{after} KiB");
     honest.times(10).await;
 }
