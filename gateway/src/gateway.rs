@@ -63,8 +63,8 @@ pub struct Limits {
     /// four times as many are reset.
     pub max_requests_per_device: usize,
     /// How long a device may take to send 1 KiB of a request's body while it is waited for. Ten times as long is
-    /// what it may take for 10 KiB of an answer, and what both directions of an exchange may be silent together once
-    /// the answer has begun; four times, what it may acknowledge nothing.
+    /// what it may take for 10 KiB of an answer, what an upstream may take for as much of a body, and what both
+    /// directions of an exchange may be silent together once the answer has begun.
     pub patience: Duration,
     /// How long a connection may take to finish once its certificate was retired.
     pub drain: Duration,

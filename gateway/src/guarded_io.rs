@@ -120,7 +120,7 @@ impl GuardedIo {
     }
 
     /// Sends what TLS has ready; nothing is added to it before that has gone. A peer that takes too little of
-    /// it is reset; if it takes nothing at all, the kernel notices that sooner.
+    /// it is reset.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let (tcp, session) = self.tls.get_mut();
@@ -133,22 +133,15 @@ impl GuardedIo {
                 Ok(length) => self.pace.moved(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.pace.is_too_slow(cx) {
-                        return Poll::Ready(self.fail(io::ErrorKind::TimedOut.into()));
+                        self.handle.report_fault(Code::AnswerNotRead);
+                        self.handle.end_with_reset();
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                     }
                     return Poll::Pending;
                 }
-                Err(error) => return Poll::Ready(self.fail(error)),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
-    }
-
-    /// Says why, if the connection failed for a peer that does not take its bytes.
-    fn fail<T>(&self, error: io::Error) -> io::Result<T> {
-        if error.kind() == io::ErrorKind::TimedOut && self.tls.get_ref().1.wants_write() {
-            self.handle.report_fault(Code::AnswerNotRead);
-            self.handle.end_with_reset();
-        }
-        Err(error)
     }
 
     /// Fails once the connection is cut.
@@ -170,11 +163,10 @@ impl AsyncRead for GuardedIo {
         self.check()?;
         let this = self.get_mut();
         let Self { tls, handle, .. } = this;
-        let read = match &mut this.inbound {
+        match &mut this.inbound {
             Inbound::Http2(counted) => counted.poll_read(tls, handle, cx, buf),
             Inbound::Http1(watched) => watched.poll_read(tls, handle, cx, buf),
-        };
-        read.map(|read| read.or_else(|error| this.fail(error)))
+        }
     }
 }
 

@@ -92,7 +92,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             worker.shared.metrics.connections_refused.inc();
             continue;
         }
-        if let Err(error) = prepare(&tcp, worker.shared.limits.patience) {
+        if let Err(error) = prepare(&tcp) {
             tracing::debug!(%error, "connection ended before it began");
             continue;
         }
@@ -129,7 +129,7 @@ impl Drop for Open {
 }
 
 /// No delays, and an end for peers that vanished.
-fn prepare(tcp: &TcpStream, patience: Duration) -> io::Result<()> {
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
@@ -138,10 +138,9 @@ fn prepare(tcp: &TcpStream, patience: Duration) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     // What a peer does not read waits here, where it is bounded, and not in the kernel.
     socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
-    socket.set_tcp_keepalive(&keepalive)?;
-    // A peer that acknowledges nothing, or keeps its window shut, is gone after as long. Only the kernel sees that:
-    // it takes bytes in lumps, and a slow peer that is in the middle of one looks dead from here.
-    socket.set_tcp_user_timeout(Some(patience * MAX_UNACKNOWLEDGED))
+    // No TCP_USER_TIMEOUT: a peer that reads slowly keeps its window shut most of the time, and Linux counts that time
+    // as one although bytes are taken meanwhile.
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {
@@ -153,8 +152,6 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// In patiences.
-const MAX_UNACKNOWLEDGED: u32 = 4;
 const MAX_UNSENT: u32 = 64 * 1024;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -18,7 +17,6 @@ use super::watched_io::{Watch, WatchedIo};
 use super::{RequestBody, UpstreamFault};
 use crate::Limits;
 use crate::metrics::Metrics;
-use crate::pace::LONG;
 use crate::pure::route::{Route, UpstreamAddress};
 use crate::refusal::Refusal;
 
@@ -284,10 +282,7 @@ impl Lease {
 
 async fn handshake(tcp: TcpStream, patience: Duration) -> io::Result<Sender> {
     tcp.set_nodelay(true)?;
-    // An upstream that has answered and takes no more of the body would keep the connection, and a device's place,
-    // for ever.
-    SockRef::from(&tcp).set_tcp_user_timeout(Some(patience * LONG))?;
-    let (io, watch) = WatchedIo::new(tcp);
+    let (io, watch) = WatchedIo::new(tcp, patience);
     let (http, connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_HEADERS)
         .max_buf_size(MAX_RESPONSE_HEAD)

@@ -146,7 +146,8 @@ async fn refusals_that_are_not_read_are_bounded() {
     // Five wait for the upstream, and fifteen for the device to take their refusals.
     let (mut refused, mut reset) = (0, 0);
     while refused < 15 || reset < 30 {
-        match raw.next().await.expect("a frame").kind {
+        let frame = tokio::time::timeout(SOON, raw.next()).await;
+        match frame.expect("in time").expect("a frame").kind {
             HEADERS => refused += 1,
             RST_STREAM => reset += 1,
             _ => {}

@@ -51,10 +51,14 @@ impl Upstream {
         self.with(|seen| seen.connections)
     }
 
+    pub(crate) fn open(&self) -> usize {
+        self.with(|seen| seen.connections - seen.ended)
+    }
+
     /// Waits until only `open` connections are open.
     pub(crate) async fn wait_for_open(&self, open: usize) {
         for _ in 0..200 {
-            if self.with(|seen| seen.connections - seen.ended) <= open {
+            if self.open() <= open {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
