@@ -2,17 +2,16 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::handle::Handle;
+use crate::handle::Flight;
 use crate::outbox::{Piece, Reader};
 use crate::upstream::ResponseBody;
 
-/// A body, and the fact that an answer is in flight until it is dropped.
+/// A body, which is in flight until it is dropped.
 pub(crate) struct AnswerBody {
     source: Source,
     flight: InFlight,
@@ -101,25 +100,8 @@ impl Source {
     }
 }
 
-/// Counts as an answer under way until it is dropped.
+/// A request under way, and over HTTP/2 the reader of its answer.
 pub(crate) struct InFlight {
-    handle: Arc<Handle>,
-    /// Over HTTP/2.
-    reader: Option<Rc<Reader>>,
-}
-
-impl InFlight {
-    pub(crate) fn enter(handle: &Arc<Handle>, reader: Option<Rc<Reader>>) -> Self {
-        handle.enter_flight();
-        Self {
-            handle: Arc::clone(handle),
-            reader,
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.handle.leave_flight();
-    }
+    pub(crate) flight: Rc<Flight>,
+    pub(crate) reader: Option<Rc<Reader>>,
 }

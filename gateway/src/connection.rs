@@ -30,7 +30,7 @@ use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
 use crate::connections::{NAMELESS, OpenConnection};
 use crate::guarded_io::GuardedIo;
-use crate::handle::Handle;
+use crate::handle::{Flight, Handle};
 use crate::lifetime::{Lifetime, Turn};
 use crate::outbox::{Reader, TailClock, Tails};
 use crate::pace::Pace;
@@ -182,7 +182,7 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
     match (ended, tunnel) {
         (None, _) => end(&handle, io).await,
         (Some(Ok(())), Some(upgrade)) => {
-            let _flight = InFlight::enter(&handle, None);
+            let _flight = Flight::enter(&handle);
             let spliced = async {
                 let mut upstream = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
                 // The watcher lets nothing pass between the request and its answer; what came after the
@@ -311,8 +311,9 @@ impl Service<Request<Incoming>> for Requests {
     type Future = LocalBoxFuture<'static, Result<Response<AnswerBody>, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let reader = self.streams.as_ref().map(Streams::begin);
-        let flight = InFlight::enter(&self.connection.handle, reader);
+        let flight = Flight::enter(&self.connection.handle);
+        let reader = (self.streams.as_ref()).map(|streams| streams.begin(Rc::clone(&flight)));
+        let flight = InFlight { flight, reader };
         let admitted = request::admit(&self.connection, &mut request);
         request::answer(Rc::clone(&self.connection), flight, request, admitted).boxed_local()
     }
@@ -329,8 +330,8 @@ struct Streams {
 }
 
 impl Streams {
-    fn begin(&self) -> Rc<Reader> {
-        let reader = Reader::new(&self.tails);
+    fn begin(&self, flight: Rc<Flight>) -> Rc<Reader> {
+        let reader = Reader::new(&self.tails, flight);
         self.next.set(Some(Rc::clone(&reader)));
         reader
     }
@@ -347,6 +348,10 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
             // Dropped, it is reset.
             return;
         }
+        if reader.is_some() && request::is_beyond_refusal(&self.connection) {
+            request::record_fault(&self.connection, Code::TooManyRequests);
+            return;
+        }
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
         match reader {
@@ -359,7 +364,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 /// Runs a stream to its end, or until its device hardly takes any of the answer: then it is reset.
 async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection: Rc<Connection>) {
     let mut stream = pin!(stream);
-    let mut pace = Pace::new(connection.worker.shared.limits.patience);
+    let mut pace = Pace::of_reader(connection.worker.shared.limits.patience);
     poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

@@ -174,6 +174,7 @@ const SHARDS: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handle::Flight;
 
     fn enter(connections: &Arc<Connections>, index: u64) -> (Arc<Handle>, Entry) {
         let handle = Arc::new(Handle::new());
@@ -190,7 +191,7 @@ mod tests {
     fn one_too_many_ends_the_oldest_idle_one() {
         let connections = Arc::new(Connections::new(3));
         let (busy, _busy) = enter(&connections, 1);
-        busy.enter_flight();
+        let _flight = Flight::enter(&busy);
         let (idle, _idle) = enter(&connections, 1);
         let (_, _third) = enter(&connections, 1);
         let (_, _elsewhere) = enter(&connections, 65);

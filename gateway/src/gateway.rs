@@ -63,10 +63,12 @@ pub struct Limits {
     pub max_connections_per_device: usize,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
-    /// Requests under way with one certificate, over all connections; further ones are refused.
+    /// Requests under way with one certificate, over all connections; further ones are refused, and those beyond
+    /// four times as many are reset.
     pub max_requests_per_device: usize,
-    /// How long a device may take to send 1 KiB of a request's body, or to take 1 KiB of an answer, while it is
-    /// waited for.
+    /// How long a device may take to send 1 KiB of a request's body while it is waited for. Ten times as long is
+    /// what it may take for 10 KiB of an answer, what an upstream may take for as much of a body, and what both
+    /// directions of an exchange may be silent together once the answer has begun.
     pub patience: Duration,
     /// How long a connection may take to finish once its certificate was retired.
     pub drain: Duration,

@@ -66,8 +66,10 @@ struct Watched {
 enum Reading {
     /// As the peer sends.
     Open,
-    /// A request broke a rule; after the stash nothing more is read.
+    /// A request broke a rule; after the stash comes the one that stands for it, and then nothing.
     Refused,
+    /// That one was handed on.
+    Over,
     /// A body broke a rule: the request under way must fail.
     Broken,
 }
@@ -88,7 +90,7 @@ impl GuardedIo {
                 allowance: Allowance::new(),
                 refilled: Instant::now(),
             }),
-            pace: Pace::new(patience),
+            pace: Pace::of_reader(patience),
         }
     }
 
@@ -110,7 +112,7 @@ impl GuardedIo {
                 head_deadline: None,
                 state: Reading::Open,
             }),
-            pace: Pace::new(patience),
+            pace: Pace::of_reader(patience),
         }
     }
 
@@ -124,7 +126,7 @@ impl GuardedIo {
             tls,
             handle,
             inbound: Inbound::Stream,
-            pace: Pace::new(patience),
+            pace: Pace::of_reader(patience),
         }
     }
 
@@ -176,28 +178,37 @@ impl AsyncRead for GuardedIo {
     ) -> Poll<io::Result<()>> {
         self.check()?;
         let this = self.get_mut();
+        let Self { tls, handle, .. } = this;
         match &mut this.inbound {
-            Inbound::Http2(counted) => {
-                let start = buf.filled().len();
-                ready!(Pin::new(&mut this.tls).poll_read(cx, buf))?;
-                if counted.admits(&buf.filled()[start..]) {
-                    return Poll::Ready(Ok(()));
-                }
-                this.handle.report_fault(Code::TooManyFrames);
-                if counted.sent.is_between() {
-                    // As far as the peer takes it; the connection ends in any case.
-                    let goaway = counted.allowance.goaway();
-                    let _ = Pin::new(&mut this.tls).poll_write(cx, &goaway);
-                }
-                Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
-            }
-            Inbound::Http1(watched) => watched.poll_read(&mut this.tls, &this.handle, cx, buf),
-            Inbound::Stream => Pin::new(&mut this.tls).poll_read(cx, buf),
+            Inbound::Http2(counted) => counted.poll_read(tls, handle, cx, buf),
+            Inbound::Http1(watched) => watched.poll_read(tls, handle, cx, buf),
+            Inbound::Stream => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
 
 impl Counted {
+    fn poll_read(
+        &mut self,
+        tls: &mut TlsStream<TcpStream>,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        ready!(Pin::new(&mut *tls).poll_read(cx, buf))?;
+        if self.admits(&buf.filled()[start..]) {
+            return Poll::Ready(Ok(()));
+        }
+        handle.report_fault(Code::TooManyFrames);
+        if self.sent.is_between() {
+            // As far as the peer takes it; the connection ends in any case.
+            let goaway = self.allowance.goaway();
+            let _ = Pin::new(tls).poll_write(cx, &goaway);
+        }
+        Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+    }
+
     /// Whether the peer may have sent these bytes.
     fn admits(&mut self, bytes: &[u8]) -> bool {
         if self.allowance.is_low() {
@@ -228,8 +239,19 @@ impl Watched {
             }
             match self.state {
                 Reading::Open => {}
+                Reading::Refused if handle.is_in_flight() => {
+                    // HTTP does not look at a connection from which it has another request already. So it gets
+                    // that one late, and hears until then if the peer goes away.
+                    return poll_end(tls, cx);
+                }
+                Reading::Refused => {
+                    self.stash = REFUSED_REQUEST.to_vec();
+                    self.clean = self.stash.len();
+                    self.state = Reading::Over;
+                    continue;
+                }
                 // The refusal closes the connection; nobody waits for more.
-                Reading::Refused => return Poll::Pending,
+                Reading::Over => return Poll::Pending,
                 Reading::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
             let ended = if self.stash.is_empty() {
@@ -308,15 +330,13 @@ impl Watched {
             Rest::Violation(violation) => {
                 self.head_deadline = None;
                 handle.report_violation(violation);
-                if self.watcher.is_in_body() {
-                    self.stash.truncate(self.clean);
-                    self.state = Reading::Broken;
+                self.stash.truncate(self.clean);
+                self.state = if self.watcher.is_in_body() {
+                    Reading::Broken
                 } else {
-                    self.stash.truncate(self.clean);
-                    self.stash.extend_from_slice(REFUSED_REQUEST);
-                    self.clean = self.stash.len();
-                    self.state = Reading::Refused;
-                }
+                    handle.await_ends();
+                    Reading::Refused
+                };
             }
         }
     }
@@ -330,6 +350,18 @@ impl Watched {
             self.stash = Vec::new();
         } else {
             self.stash.drain(..length);
+        }
+    }
+}
+
+/// Waits for the end of the stream; nothing before it is wanted.
+fn poll_end(tls: &mut TlsStream<TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut space = [0; READ_ASIDE];
+    loop {
+        let mut aside = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut *tls).poll_read(cx, &mut aside))?;
+        if aside.filled().is_empty() {
+            return Poll::Ready(Ok(()));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! There is ONE cut. It is a flag in here, the IO wrapper fails every read and write once it is set, and the
 //! connection's task wakes to let go of everything else.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -19,7 +20,7 @@ pub(crate) struct Handle {
     flags: AtomicU8,
     is_tunnel: AtomicBool,
     violation: OnceLock<Violation>,
-    /// Answers and tunnels that have not ended.
+    /// Requests and tunnels that have not ended.
     in_flight: AtomicUsize,
     /// The same over all connections with the certificate.
     of_certificate: OnceLock<Arc<AtomicUsize>>,
@@ -135,18 +136,26 @@ impl Handle {
         all.map_or(0, |all| all.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn enter_flight(&self) {
+    fn enter_flight(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         if let Some(all) = self.of_certificate.get() {
             all.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn leave_flight(&self) {
+    fn leave_flight(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Some(all) = self.of_certificate.get() {
             all.fetch_sub(1, Ordering::Relaxed);
         }
+        if self.has(AWAITS_END) {
+            self.waker.wake();
+        }
+    }
+
+    /// Wakes the connection's task whenever a request under way has ended.
+    pub(crate) fn await_ends(&self) {
+        self.flags.fetch_or(AWAITS_END, Ordering::AcqRel);
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
@@ -185,7 +194,31 @@ impl Handle {
     }
 }
 
+/// Counts as a request under way until everything that holds it has let go: the answer, what HTTP/2 has yet to
+/// send of it, and the request's body, which an answer may come before.
+#[derive(Debug)]
+pub(crate) struct Flight(Arc<Handle>);
+
+impl Flight {
+    pub(crate) fn enter(handle: &Arc<Handle>) -> Rc<Self> {
+        handle.enter_flight();
+        Rc::new(Self(Arc::clone(handle)))
+    }
+
+    /// Of the request's connection.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.0
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.leave_flight();
+    }
+}
+
 const CUT: u8 = 1;
 const RETIRED: u8 = 2;
 const DRAINING: u8 = 4;
 const RESET: u8 = 8;
+const AWAITS_END: u8 = 16;

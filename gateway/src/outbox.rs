@@ -2,13 +2,14 @@
 //! after the answer's own task has ended.
 
 use std::cell::Cell;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::time::{Sleep, sleep};
+
+use crate::handle::Flight;
+use crate::pace::Pace;
 
 /// What one answer waits for.
 #[derive(Debug)]
@@ -17,28 +18,30 @@ pub(crate) struct Reader {
     waits: Cell<bool>,
     moved: Cell<usize>,
     unsent: Cell<usize>,
-    /// Set once the answer's task has ended: when that was.
-    tail: Cell<Option<u64>>,
+    /// Whether the answer's task has ended before all of it was sent.
+    is_tail: Cell<bool>,
     tails: Rc<Tails>,
+    /// The request counts until the last piece of its answer has gone.
+    _flight: Rc<Flight>,
 }
 
-/// What is left of answers whose tasks have ended, by connection: how many of them, in this period and
-/// before it.
+/// What is left of the answers of a connection whose tasks have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Tails {
-    period: Cell<u64>,
-    young: Cell<usize>,
-    old: Cell<usize>,
+    count: Cell<usize>,
+    /// Bytes of all answers.
+    moved: Cell<usize>,
 }
 
 impl Reader {
-    pub(crate) fn new(tails: &Rc<Tails>) -> Rc<Self> {
+    pub(crate) fn new(tails: &Rc<Tails>, flight: Rc<Flight>) -> Rc<Self> {
         Rc::new(Self {
             waits: Cell::new(false),
             moved: Cell::new(0),
             unsent: Cell::new(0),
-            tail: Cell::new(None),
+            is_tail: Cell::new(false),
             tails: Rc::clone(tails),
+            _flight: flight,
         })
     }
 
@@ -59,48 +62,38 @@ impl Reader {
 
     /// The answer's task has ended; what it left unsent is in HTTP/2's buffers.
     pub(crate) fn task_ended(&self) {
-        if self.unsent.get() > 0 && self.tail.get().is_none() {
-            let tails = &self.tails;
-            self.tail.set(Some(tails.period.get()));
-            tails.young.set(tails.young.get() + 1);
+        if self.unsent.get() > 0 && !self.is_tail.replace(true) {
+            self.tails.count.set(self.tails.count.get() + 1);
         }
     }
 
     fn sent(&self, bytes: usize) {
         self.moved.set(self.moved.get() + bytes);
+        let moved = &self.tails.moved;
+        moved.set(moved.get().saturating_add(bytes));
         self.gone(bytes);
     }
 
     fn gone(&self, bytes: usize) {
         self.unsent.set(self.unsent.get() - bytes);
-        if self.unsent.get() == 0
-            && let Some(period) = self.tail.take()
-        {
-            let tails = &self.tails;
-            let count = if period == tails.period.get() {
-                &tails.young
-            } else {
-                &tails.old
-            };
-            count.set(count.get() - 1);
+        if self.unsent.get() == 0 && self.is_tail.take() {
+            self.tails.count.set(self.tails.count.get() - 1);
         }
     }
 }
 
-/// Finds tails that a device does not take.
+/// Finds connections whose devices do not take the tails of their answers, nor anything else.
 #[derive(Debug)]
 pub(crate) struct TailClock {
     tails: Rc<Tails>,
-    patience: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
 }
 
 impl TailClock {
     pub(crate) fn new(patience: Duration) -> Self {
         Self {
             tails: Rc::default(),
-            patience,
-            timer: None,
+            pace: Pace::of_reader(patience),
         }
     }
 
@@ -108,25 +101,17 @@ impl TailClock {
         &self.tails
     }
 
-    /// Whether some tail waited for one to two times the patience; if not, the task is woken to ask again.
+    /// Whether there are tails, and the connection hardly moved; if not, the task is woken to ask again.
+    ///
+    /// Tails hold memory, but no upstream, and count as requests under way: which of them moved does not matter.
     pub(crate) fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        let tails = &self.tails;
-        if tails.young.get() + tails.old.get() == 0 {
-            self.timer = None;
+        let moved = self.tails.moved.take();
+        if self.tails.count.get() == 0 {
+            self.pace.rest();
             return false;
         }
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep(self.patience)));
-        while timer.as_mut().poll(cx) == Poll::Ready(()) {
-            if tails.old.get() > 0 {
-                return true;
-            }
-            tails.old.set(tails.young.take());
-            tails.period.set(tails.period.get() + 1);
-            timer.set(sleep(self.patience));
-        }
-        false
+        self.pace.moved(moved);
+        self.pace.is_too_slow(cx)
     }
 }
 
@@ -178,28 +163,38 @@ impl Drop for Piece {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::handle::Handle;
 
     #[tokio::test]
-    async fn a_tail_is_overdue_between_one_and_two_patiences() {
-        let patience = Duration::from_millis(100);
+    async fn a_tail_is_overdue_when_its_connection_stands_still() {
+        let patience = Duration::from_millis(20);
         let mut clock = TailClock::new(patience);
-        let reader = Reader::new(clock.tails());
-        let mut piece = Piece::new(Bytes::from_static(b"0123"), Some(&reader));
-        let mut overdue = move || {
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            clock.is_overdue(&mut cx)
-        };
+        let handle = Arc::new(Handle::new());
+        let reader = |clock: &TailClock| Reader::new(clock.tails(), Flight::enter(&handle));
+        let (tail, other) = (reader(&clock), reader(&clock));
+        let piece = Piece::new(Bytes::from_static(b"0123"), Some(&tail));
+        let mut busy = Piece::new(Bytes::from_static(&[0; 20 * 1024]), Some(&other));
+        let mut overdue = move || clock.is_overdue(&mut Context::from_waker(Waker::noop()));
+        sleep(patience * 11).await;
         assert!(!overdue(), "its task still runs");
-        reader.task_ended();
+        tail.task_ended();
         assert!(!overdue());
-        sleep(patience * 11 / 10).await;
-        assert!(!overdue());
-        piece.advance(3);
-        sleep(patience * 11 / 10).await;
-        assert!(overdue());
+        sleep(patience * 11).await;
+        busy.advance(10 * 1024);
+        assert!(!overdue(), "the connection moved");
+        sleep(patience * 11).await;
+        busy.advance(10 * 1024 - 1);
+        assert!(overdue(), "it hardly moved");
+        drop((tail, other, busy));
+        assert!(handle.is_in_flight());
         drop(piece);
         assert!(!overdue(), "it has gone");
-        assert_eq!(reader.take_moved(), 3);
+        assert!(!handle.is_in_flight());
     }
 }

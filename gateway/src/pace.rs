@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Measures one direction of one exchange. Only time in which the peer is waited for counts; in each
-/// `patience` of it the peer has to move [`LEAST`] bytes.
+/// Measures one direction of one exchange. Only time in which the peer is waited for counts; in each `period` of
+/// it the peer has to move `least` bytes.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    patience: Duration,
+    period: Duration,
+    least: usize,
     left: Duration,
     moved: usize,
     waiting_since: Option<Instant>,
@@ -18,10 +19,22 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(patience: Duration) -> Self {
+    /// Of a peer that sends: [`LEAST`] bytes in each patience.
+    pub(crate) fn of_sender(patience: Duration) -> Self {
+        Self::new(patience, LEAST)
+    }
+
+    /// Of a peer that takes bytes. It has to be as fast, but is measured over a longer time: kernels and
+    /// windows take bytes in lumps, and say nothing of a peer that is in the middle of one.
+    pub(crate) fn of_reader(patience: Duration) -> Self {
+        Self::new(patience * LONG, LEAST * LONG as usize)
+    }
+
+    fn new(period: Duration, least: usize) -> Self {
         Self {
-            patience,
-            left: patience,
+            period,
+            least,
+            left: period,
             moved: 0,
             waiting_since: None,
             timer: None,
@@ -43,9 +56,9 @@ impl Pace {
     /// The peer moved some bytes.
     pub(crate) fn moved(&mut self, bytes: usize) {
         self.moved = self.moved.saturating_add(bytes);
-        if self.moved >= LEAST {
+        if self.moved >= self.least {
             self.moved = 0;
-            self.left = self.patience;
+            self.left = self.period;
             self.waiting_since = None;
         }
     }
@@ -59,7 +72,7 @@ impl Pace {
 
     /// Everything moved that there was; what was owed is forgotten.
     pub(crate) fn rest(&mut self) {
-        self.left = self.patience;
+        self.left = self.period;
         self.moved = 0;
         self.waiting_since = None;
         self.timer = None;
@@ -68,3 +81,6 @@ impl Pace {
 
 /// Bytes in each patience: with 30 s, what the slowest modem sends in one.
 const LEAST: usize = 1024;
+
+/// Patiences that a peer has when it cannot be seen whether it is slow or dead.
+pub(crate) const LONG: u32 = 10;

@@ -21,7 +21,7 @@ use identity::feed::Sighting;
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
 use crate::guarded_io::stands_for_refused;
-use crate::handle::Handle;
+use crate::handle::{Flight, Handle};
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::framing::{MAX_FIELDS, Violation};
@@ -69,6 +69,13 @@ pub(crate) fn admit(
     Err(refusal)
 }
 
+/// Whether a device has so many requests under way that one more is not even refused: refusals, too, take room
+/// until they are read.
+pub(crate) fn is_beyond_refusal(connection: &Connection) -> bool {
+    let most = connection.worker.shared.limits.max_requests_per_device * REFUSABLE;
+    connection.handle.in_flight_of_certificate() > most
+}
+
 /// Answers a request, whatever happens.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
@@ -88,7 +95,7 @@ pub(crate) async fn answer(
     let has_body = !request.body().is_end_stream();
     let forwarding = async {
         admitted?;
-        forward(&connection, request, &request_id, websocket).await
+        forward(&connection, &flight.flight, request, &request_id, websocket).await
     };
     let outcome = AssertUnwindSafe(forwarding)
         .catch_unwind()
@@ -182,6 +189,7 @@ enum Answer {
 
 async fn forward(
     connection: &Connection,
+    flight: &Rc<Flight>,
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
     websocket: bool,
@@ -231,12 +239,13 @@ async fn forward(
     }
     to_origin_form(&mut request)?;
 
-    exchange(connection, permit, request, websocket).await
+    exchange(connection, flight, permit, request, websocket).await
 }
 
 /// Sends the request, and makes of the answer what the device gets.
 async fn exchange(
     connection: &Connection,
+    flight: &Rc<Flight>,
     permit: Permit<'_>,
     request: Request<Incoming>,
     websocket: bool,
@@ -246,7 +255,8 @@ async fn exchange(
     let upstream::Answer {
         mut response,
         lease,
-    } = upstream::send(&worker.pool, metrics, permit.route(), handle, request).await?;
+        upload,
+    } = upstream::send(&worker.pool, metrics, permit.route(), flight, request).await?;
     // The device is answered in the gateway's version: in an older one only the connection's end would end the
     // body, and a body cut short would look whole (RFC 9110, section 2.5).
     *response.version_mut() = Version::HTTP_11;
@@ -266,9 +276,9 @@ async fn exchange(
         return Ok(Answer::Tunnel(response.map(drop)));
     }
     headers::clean_response(response.headers_mut());
-    Ok(Answer::Forwarded(
-        response.map(|incoming| ResponseBody::new(incoming, lease)),
-    ))
+    Ok(Answer::Forwarded(response.map(|incoming| {
+        ResponseBody::new(incoming, lease, upload)
+    })))
 }
 
 /// What the registry says of the peer's certificate, as far as this gateway knows.
@@ -388,3 +398,6 @@ pub(crate) fn random_request_id() -> HeaderValue {
     }
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are legal characters")
 }
+
+/// How many times as many requests as a device may have under way it may have if the others are refused.
+const REFUSABLE: usize = 4;

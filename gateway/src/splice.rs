@@ -13,8 +13,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use crate::answer_body::InFlight;
 use crate::guarded_io::GuardedIo;
+use crate::handle::Flight;
 use crate::lifetime::{Lifetime, Turn};
 use crate::pure::authorize::{StreamPermit, authorize_stream};
 use crate::pure::proxy_protocol::Announcement;
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
     let shared = &connection.worker.shared;
     let unique_id = random_request_id();
     // Counted before anything is decided, so that whoever cuts the connection resets it.
-    let _flight = InFlight::enter(&connection.handle, None);
+    let _flight = Flight::enter(&connection.handle);
     let now = now();
     let outcome = match authorize_stream(&connection.peer, route, standing(connection), now) {
         Ok(permit) => {

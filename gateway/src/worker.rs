@@ -147,9 +147,9 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     // What a peer does not read waits here, where it is bounded, and not in the kernel.
     socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
-    socket.set_tcp_keepalive(&keepalive)?;
-    // A peer that takes no more bytes, or acknowledges none, is gone after as long.
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))
+    // No TCP_USER_TIMEOUT: a peer that reads slowly keeps its window shut most of the time, and Linux counts that time
+    // as one although bytes are taken meanwhile.
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {

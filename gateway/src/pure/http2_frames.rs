@@ -99,6 +99,8 @@ impl Frame {
 pub(crate) struct Allowance {
     left: u32,
     last_stream: u32,
+    /// Time that has passed and was not enough for a frame.
+    spare: Duration,
 }
 
 impl Allowance {
@@ -106,6 +108,7 @@ impl Allowance {
         Self {
             left: MOST,
             last_stream: 0,
+            spare: Duration::ZERO,
         }
     }
 
@@ -131,10 +134,13 @@ impl Allowance {
         }
     }
 
-    /// Time has passed.
+    /// Time has passed since the last call.
     pub(crate) fn refill(&mut self, elapsed: Duration) {
-        let frames = elapsed.as_millis() * u128::from(PER_SECOND) / 1000;
+        let passed = self.spare.saturating_add(elapsed);
+        let frames = passed.as_nanos() / PER_FRAME.as_nanos();
         self.add(u32::try_from(frames).unwrap_or(MOST));
+        let rest = passed.as_nanos() % PER_FRAME.as_nanos();
+        self.spare = Duration::from_nanos(u64::try_from(rest).unwrap_or_default());
     }
 
     /// Whether it is time to refill.
@@ -169,7 +175,8 @@ const PADDED: u8 = 8;
 const ENHANCE_YOUR_CALM: u8 = 11;
 /// Enough for a hundred streams that are begun, prioritized, updated and canceled at once.
 const MOST: u32 = 2000;
-const PER_SECOND: u32 = 50;
+/// 50 in a second.
+const PER_FRAME: Duration = Duration::from_millis(20);
 /// Two windows are updated, and something is left over for pings.
 const PER_ANSWER_FRAME: u32 = 4;
 
@@ -251,8 +258,17 @@ mod tests {
             }
         }
         while allowance.receive(ping) {}
-        allowance.refill(Duration::from_secs(1));
-        let again = (0..1000).take_while(|_| allowance.receive(ping)).count();
-        assert_eq!(again, 50);
+        let mut refilled = |elapsed, times| {
+            for _ in 0..times {
+                allowance.refill(elapsed);
+            }
+            (0..10_000).take_while(|_| allowance.receive(ping)).count()
+        };
+        assert_eq!(refilled(Duration::from_secs(1), 1), 50);
+        // However often it is asked for.
+        assert_eq!(refilled(Duration::from_millis(1), 1000), 50);
+        assert_eq!(refilled(Duration::from_micros(19_999), 1), 0);
+        assert_eq!(refilled(Duration::from_micros(1), 1), 1);
+        assert_eq!(refilled(Duration::MAX, 1), 2000);
     }
 }

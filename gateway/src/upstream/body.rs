@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,19 +11,31 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pool::Lease;
-use crate::handle::Handle;
-use crate::pace::Pace;
+use crate::handle::Flight;
+use crate::pace::{LONG, Pace};
 use crate::pure::headers::{HeaderFault, clean_request_trailers, clean_response_trailers};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How a request's body gets on, as whoever waits for the answer needs to know.
+/// How far an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Awaited,
+    /// It has begun.
+    UnderWay,
+    Ended,
+}
+
+/// How a request's body gets on, as whoever waits for the answer needs to know; and the answer, as the request's
+/// body needs to know.
 #[derive(Debug)]
 pub(crate) struct Upload {
+    /// Either direction.
     last_moved: Cell<Instant>,
+    answer: Cell<Progress>,
     waits_for_peer: Cell<bool>,
     broken: Cell<bool>,
     is_stalled: Cell<bool>,
@@ -35,6 +46,7 @@ impl Upload {
     pub(super) fn new() -> Rc<Self> {
         Rc::new(Self {
             last_moved: Cell::new(Instant::now()),
+            answer: Cell::new(Progress::Awaited),
             waits_for_peer: Cell::new(false),
             broken: Cell::new(false),
             is_stalled: Cell::new(false),
@@ -44,6 +56,11 @@ impl Upload {
 
     pub(super) fn moved(&self) {
         self.last_moved.set(Instant::now());
+    }
+
+    pub(super) fn begin_answer(&self) {
+        self.answer.set(Progress::UnderWay);
+        self.moved();
     }
 
     pub(super) fn last_moved(&self) -> Instant {
@@ -72,27 +89,55 @@ impl Upload {
 }
 
 /// A request's body. After the cut no byte of it reaches the upstream; a peer that sends it too slowly ends it.
+///
+/// While an answer is under way, both may be parts of one conversation: then it ends only if neither says
+/// anything.
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
-    handle: Arc<Handle>,
+    flight: Rc<Flight>,
     upload: Rc<Upload>,
     pace: Pace,
+    max_silence: Duration,
+    silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
     /// The peer's, if it sends one, with the `patience` of [`Pace`].
     pub(super) fn new(
         incoming: Option<Incoming>,
-        handle: Arc<Handle>,
+        flight: Rc<Flight>,
         upload: Rc<Upload>,
         patience: Duration,
     ) -> Self {
         Self {
             incoming,
-            handle,
+            flight,
             upload,
-            pace: Pace::new(patience),
+            pace: Pace::of_sender(patience),
+            max_silence: patience * LONG,
+            silence: None,
         }
+    }
+
+    /// Whether the peer, which is waited for, is so slow that the body ends; if not, the task is woken to ask
+    /// again.
+    fn is_too_slow(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.upload.answer.get() {
+            Progress::Awaited | Progress::Ended => self.pace.is_too_slow(cx),
+            Progress::UnderWay => {
+                self.pace.rest();
+                self.is_silent(cx)
+            }
+        }
+    }
+
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.upload.last_moved() + self.max_silence;
+        let timer = (self.silence).get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx) == Poll::Ready(())
     }
 }
 
@@ -105,7 +150,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if this.handle.is_cut() {
+        if this.flight.handle().is_cut() {
             return Poll::Ready(Some(Err(
                 io::Error::from(io::ErrorKind::ConnectionAborted).into()
             )));
@@ -115,7 +160,7 @@ impl Body for RequestBody {
         };
         let polled = Pin::new(incoming).poll_frame(cx);
         this.upload.waits_for_peer.set(polled.is_pending());
-        if polled.is_pending() && this.pace.is_too_slow(cx) {
+        if polled.is_pending() && this.is_too_slow(cx) {
             this.upload.is_stalled.set(true);
             return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
         }
@@ -154,13 +199,15 @@ impl Body for RequestBody {
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    upload: Rc<Upload>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(incoming: Incoming, lease: Lease) -> Self {
+    pub(crate) fn new(incoming: Incoming, lease: Lease, upload: Rc<Upload>) -> Self {
         Self {
             incoming,
             lease: Some(lease),
+            upload,
         }
     }
 }
@@ -173,7 +220,9 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        self.upload.moved();
+        Poll::Ready(match frame {
             None => {
                 if let Some(lease) = self.lease.take() {
                     lease.give_back();
@@ -202,6 +251,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        self.upload.answer.set(Progress::Ended);
         // Whoever reads a body of known length stops at its last byte and does not ask for its end.
         if self.incoming.is_end_stream()
             && let Some(lease) = self.lease.take()

@@ -5,7 +5,6 @@ mod pool;
 mod watched_io;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
@@ -19,7 +18,7 @@ pub(crate) use self::body::{RequestBody, ResponseBody};
 use self::pool::Lease;
 pub(crate) use self::pool::Pool;
 pub use self::pool::UpstreamTimeouts;
-use crate::handle::Handle;
+use crate::handle::{Flight, Handle};
 use crate::metrics::Metrics;
 use crate::pure::route::Route;
 use crate::refusal::Refusal;
@@ -28,6 +27,7 @@ use crate::refusal::Refusal;
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease,
+    pub(crate) upload: Rc<Upload>,
 }
 
 /// Sends a request to one of the route's upstreams.
@@ -39,7 +39,7 @@ pub(crate) async fn send(
     pool: &Rc<Pool>,
     metrics: &Metrics,
     route: &Route,
-    handle: &Arc<Handle>,
+    flight: &Rc<Flight>,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     let (mut head, incoming) = request.into_parts();
@@ -47,11 +47,12 @@ pub(crate) async fn send(
     frame(&mut head.headers, &incoming);
     let repeatable =
         bodiless && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let handle = flight.handle();
     let upload = Upload::new();
     let mut copy = repeatable.then(|| head.clone());
     let body = |incoming| {
         let upload = Rc::clone(&upload);
-        RequestBody::new(incoming, Arc::clone(handle), upload, pool.patience())
+        RequestBody::new(incoming, Rc::clone(flight), upload, pool.patience())
     };
     let mut request = Request::from_parts(head, body(Some(incoming)));
     for attempt in 0..=MAX_REPEATS {
@@ -60,7 +61,12 @@ pub(crate) async fn send(
         let fault = match exchange(&mut lease, request, &upload, pool.timeouts()).await {
             Ok(response) => {
                 check_framing(&response)?;
-                return Ok(Answer { response, lease });
+                upload.begin_answer();
+                return Ok(Answer {
+                    response,
+                    lease,
+                    upload,
+                });
             }
             Err(fault) => fault,
         };

@@ -220,7 +220,7 @@ impl Pool {
         let tcp = timeout(self.timeouts.connect, connecting)
             .await
             .map_err(|_| UpstreamFault::ConnectTimeout)??;
-        handshake(tcp).await.map_err(|error| {
+        handshake(tcp, self.patience).await.map_err(|error| {
             tracing::debug!(%error, "upstream connection failed at once");
             UpstreamFault::Connect
         })
@@ -280,9 +280,9 @@ impl Lease {
     }
 }
 
-async fn handshake(tcp: TcpStream) -> io::Result<Sender> {
+async fn handshake(tcp: TcpStream, patience: Duration) -> io::Result<Sender> {
     tcp.set_nodelay(true)?;
-    let (io, watch) = WatchedIo::new(tcp);
+    let (io, watch) = WatchedIo::new(tcp, patience);
     let (http, connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_HEADERS)
         .max_buf_size(MAX_RESPONSE_HEAD)

@@ -9,11 +9,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::pace::Pace;
 use crate::pure::answer_head::AnswerHead;
 
 /// An upstream's connection.
@@ -21,6 +23,9 @@ pub(super) struct WatchedIo {
     tcp: Arc<Mutex<TcpStream>>,
     watch: Arc<Watch>,
     head: AnswerHead,
+    /// Of the upstream, when it takes bytes: one that has answered and takes no more of the body would keep the
+    /// connection, and a device's place, for ever.
+    pace: Pace,
 }
 
 /// What whoever waits for an answer needs to know of its connection. All of it is on one thread, where no lock is
@@ -36,7 +41,8 @@ pub(super) struct Watch {
 }
 
 impl WatchedIo {
-    pub(super) fn new(tcp: TcpStream) -> (Self, Arc<Watch>) {
+    /// An upstream that hardly takes bytes for ten times the `patience` is let go.
+    pub(super) fn new(tcp: TcpStream, patience: Duration) -> (Self, Arc<Watch>) {
         let tcp = Arc::new(Mutex::new(tcp));
         let watch = Arc::new(Watch {
             tcp: Arc::downgrade(&tcp),
@@ -49,8 +55,29 @@ impl WatchedIo {
             tcp,
             watch: Arc::clone(&watch),
             head: AnswerHead::start(false),
+            pace: Pace::of_reader(patience),
         };
         (io, watch)
+    }
+
+    /// Fails if the upstream took too little for too long.
+    fn follow(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending if self.pace.is_too_slow(cx) => {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Pending => {}
+            Poll::Ready(Ok(length)) => {
+                self.pace.pause();
+                self.pace.moved(*length);
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        written
     }
 
     fn tcp(&self) -> MutexGuard<'_, TcpStream> {
@@ -130,7 +157,9 @@ impl AsyncWrite for WatchedIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().tcp()).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.tcp()).poll_write(cx, bytes);
+        this.follow(cx, written)
     }
 
     fn poll_write_vectored(
@@ -138,7 +167,9 @@ impl AsyncWrite for WatchedIo {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().tcp()).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.tcp()).poll_write_vectored(cx, bytes);
+        this.follow(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -166,7 +197,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let tcp = TcpStream::connect(address).await.expect("connected");
         let (upstream, _) = listener.accept().await.expect("accepted");
-        let (io, watch) = WatchedIo::new(tcp);
+        let (io, watch) = WatchedIo::new(tcp, Duration::from_secs(30));
         (io, watch, upstream)
     }
 

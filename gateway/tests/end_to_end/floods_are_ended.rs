@@ -132,6 +132,42 @@ async fn a_device_has_so_many_requests_under_way() {
 }
 
 #[tokio::test]
+async fn refusals_that_are_not_read_are_bounded() {
+    let mut rig = Rig::start_with(Limits {
+        max_requests_per_device: 5,
+        ..Limits::default()
+    })
+    .await;
+    let device = rig.device("a", 1).await;
+    let mut raw = raw(&rig, &device, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let requests: Vec<u8> = (0..50)
+        .flat_map(|number| get("api.test", "/hang", 2 * number + 1))
+        .collect();
+    raw.send(&requests).await.expect("sent");
+    // Five wait for the upstream, and fifteen for the device to take their refusals.
+    let (mut refused, mut reset) = (0, 0);
+    while refused < 15 || reset < 30 {
+        let frame = tokio::time::timeout(SOON, raw.next()).await;
+        match frame.expect("in time").expect("a frame").kind {
+            HEADERS => refused += 1,
+            RST_STREAM => reset += 1,
+            _ => {}
+        }
+    }
+    assert_eq!((refused, reset), (15, 30));
+    // They are read, and the device is served again.
+    let open = (5..20).flat_map(|number| window_update(2 * number + 1, 10_000));
+    raw.send(&open.collect::<Vec<u8>>()).await.expect("sent");
+    for _ in 0..15 {
+        while raw.until(DATA).await.expect("more").flags & END_STREAM == 0 {}
+    }
+    raw.send(&get("api.test", "/hang", 101))
+        .await
+        .expect("sent");
+    assert_eq!(raw.until(HEADERS).await.expect("a refusal").stream, 101);
+}
+
+#[tokio::test]
 async fn a_worker_has_so_many_requests_under_way() {
     let mut rig = Rig::start_with(Limits {
         max_connections: 40,

@@ -162,7 +162,7 @@ impl Rig {
     }
 
     pub(crate) async fn next_record(&mut self) -> Record {
-        tokio::time::timeout(Duration::from_secs(5), self.records.recv())
+        tokio::time::timeout(Duration::from_secs(10), self.records.recv())
             .await
             .expect("a record in time")
             .expect("a record")

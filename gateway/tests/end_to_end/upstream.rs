@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Clone)]
@@ -51,10 +51,14 @@ impl Upstream {
         self.with(|seen| seen.connections)
     }
 
+    pub(crate) fn open(&self) -> usize {
+        self.with(|seen| seen.connections - seen.ended)
+    }
+
     /// Waits until only `open` connections are open.
     pub(crate) async fn wait_for_open(&self, open: usize) {
         for _ in 0..200 {
-            if self.with(|seen| seen.connections - seen.ended) <= open {
+            if self.open() <= open {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -85,6 +89,31 @@ impl Upstream {
                     .await?;
                 while self.read(&mut tcp, &mut buffer).await? > 0 {}
                 return Ok(());
+            }
+            if path.starts_with("/talks") {
+                // Much longer than a patience, while the request's body stays open.
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
+                    .await?;
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_millis(400)).await;
+                    tcp.write_all(b"x").await?;
+                }
+                while self.read(&mut tcp, &mut buffer).await? > 0 {}
+                return Ok(());
+            }
+            if path.starts_with("/deaf") {
+                // The whole answer comes, and nothing more of the request's body is read.
+                tcp.write_all(OK).await?;
+                while tcp
+                    .ready(Interest::ERROR)
+                    .await
+                    .is_ok_and(|ready| !ready.is_error())
+                {}
+                return Ok(());
+            }
+            if path.starts_with("/done") {
+                // The whole answer comes before the request's body.
+                tcp.write_all(OK).await?;
             }
             if path.starts_with("/ws") {
                 tcp.write_all(SWITCH).await?;
@@ -129,6 +158,12 @@ impl Upstream {
                         tcp.write_all(&[b'x'; 16 * 1024]).await?;
                     }
                 }
+                "/sized" => {
+                    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 32768\r\n\r\n")
+                        .await?;
+                    tcp.write_all(&[b'x'; 32 * 1024]).await?;
+                }
+                "/done" => {}
                 "/late" => {
                     tokio::time::sleep(Duration::from_secs(3)).await;
                     tcp.write_all(OK).await?;

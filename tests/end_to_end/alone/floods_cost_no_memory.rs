@@ -124,8 +124,7 @@ async fn of_every_kind() {
             ),
             highest.saturating_sub(before.0),
         );
-        // A hundred connections and 10,000 streams that are open: some 8 KiB for each stream.
-        assert!(highest < before.0 + 2 * BOUND, "{what}: {highest} KiB");
+        assert!(highest < before.0 + BOUND, "{what}: {highest} KiB");
         settle(&server, before.1, Duration::from_secs(10)).await;
         honest.times(2).await;
     }
