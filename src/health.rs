@@ -79,6 +79,8 @@ impl Health {
             let empty = authority.sighted(Vec::new());
             let writable = matches!(tokio::time::timeout(PROBE_WITHIN, empty).await, Ok(Ok(())));
             metrics.registry_writable.set(writable.into());
+            let witnessed = authority.registry().is_witnessed();
+            metrics.registry_witnessed.set(witnessed.into());
             if !writable {
                 metrics.registry_faults.inc();
             }
