@@ -66,20 +66,21 @@ impl Health {
     ) {
         let mut clock_was_right = true;
         loop {
-            let set_back = ca::clock_set_back_by();
-            metrics.clock_set_back.set(set_back.as_secs());
-            let clock_is_right = set_back <= CLOCK_TOLERANCE;
-            if std::mem::replace(&mut clock_was_right, clock_is_right) && !clock_is_right {
-                tracing::error!(
-                    target: "alarm", by = clock::roughly(set_back),
-                    "the system's clock was set back; time goes on as since the start"
-                );
+            let set_back = ca::clock_set_back();
+            metrics.clock_set_back.set(set_back.by.as_secs());
+            let told = tell(set_back);
+            if std::mem::replace(&mut clock_was_right, told.is_none())
+                && let Some(told) = told
+            {
+                tracing::error!(target: "alarm", "{told}");
             }
             self.being_checked
                 .store(authority.registry().is_being_checked(), Ordering::Relaxed);
             let empty = authority.sighted(Vec::new());
             let writable = matches!(tokio::time::timeout(PROBE_WITHIN, empty).await, Ok(Ok(())));
             metrics.registry_writable.set(writable.into());
+            let witnessed = authority.registry().is_witnessed();
+            metrics.registry_witnessed.set(witnessed.into());
             if !writable {
                 metrics.registry_faults.inc();
             }
@@ -132,14 +133,10 @@ impl Health {
                     .to_owned(),
             );
         }
-        let set_back = ca::clock_set_back_by();
-        if set_back > CLOCK_TOLERANCE {
-            // Devices pass all the same: expiry goes on by the time that has passed since the start.
+        if let Some(told) = tell(ca::clock_set_back()) {
+            // Devices pass all the same.
             degraded = true;
-            reasons.push(format!(
-                "The system's clock was set back by {} since the start. Set it right, or restart if it is right now.",
-                clock::roughly(set_back)
-            ));
+            reasons.push(told);
         }
         Readiness {
             ready,
@@ -147,6 +144,25 @@ impl Health {
             reasons,
         }
     }
+}
+
+/// What was seen of a clock that was set back, what it means, and what to do; nothing of the steps that a time
+/// service makes.
+fn tell(set_back: ca::ClockSetBack) -> Option<String> {
+    let ca::ClockSetBack { by, followed } = set_back;
+    if by <= CLOCK_TOLERANCE {
+        return None;
+    }
+    let meaning = if followed > CLOCK_TOLERANCE {
+        "it had been set forward after the start, and what expired in between is valid again"
+    } else {
+        "time goes on as since the start"
+    };
+    Some(format!(
+        "The system's clock was set back by {}, from the furthest that it was seen at since the start; {meaning}. Set it \
+         right if it is wrong, and restart once it is right.",
+        clock::roughly(by)
+    ))
 }
 
 /// Serves until `shutdown`.
@@ -207,6 +223,21 @@ const PROBE_WITHIN: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_clock_that_was_set_back_it_is_told_what_that_means() {
+        let told = |by, followed| {
+            tell(ca::ClockSetBack {
+                by: Duration::from_secs(by),
+                followed: Duration::from_secs(followed),
+            })
+            .unwrap_or_default()
+        };
+        assert_eq!(told(60, 60), "");
+        assert!(told(3600, 0).contains("set back by 60 min, from"));
+        assert!(told(3600, 60).contains("time goes on as since the start"));
+        assert!(told(3600, 3600).contains("is valid again") && told(3600, 61).contains("restart"));
+    }
 
     #[test]
     fn nothing_is_ready_before_it_was_seen_to_work() {

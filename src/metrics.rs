@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     pub(crate) registry_writable: Gauge<u64, AtomicU64>,
     /// Probes that found that it could not.
     pub(crate) registry_faults: Counter,
+    /// Whether the journal's end is written down beside the registry: 1 or 0.
+    pub(crate) registry_witnessed: Gauge<u64, AtomicU64>,
     /// How far the system's clock is behind, since it was set back.
     pub(crate) clock_set_back: Gauge<u64, AtomicU64>,
     /// Certificates of our CA that the registry does not know.
@@ -46,6 +48,7 @@ impl Metrics {
             server_certificate_not_after: Gauge::default(),
             registry_writable: Gauge::default(),
             registry_faults: Counter::default(),
+            registry_witnessed: Gauge::default(),
             clock_set_back: Gauge::default(),
             unregistered: Counter::default(),
             device_changes: Counter::default(),
@@ -81,8 +84,13 @@ impl Metrics {
             metrics.registry_faults.clone(),
         );
         registry.register(
+            "registry_witnessed",
+            "Whether the journal's end is written down beside the registry, where a start compares it, 1 or 0",
+            metrics.registry_witnessed.clone(),
+        );
+        registry.register(
             "clock_set_back_seconds",
-            "How far the system's clock was set back since the start",
+            "How far the system's clock was set back, from the furthest that it was seen at since the start",
             metrics.clock_set_back.clone(),
         );
         registry.register(

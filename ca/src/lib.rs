@@ -15,7 +15,7 @@ mod pure;
 mod registry;
 
 pub use authority::{Authority, ChangeError, OpenError, Options, TokenError};
-pub use clock::{now, set_back_by as clock_set_back_by};
+pub use clock::{SetBack as ClockSetBack, now, set_back as clock_set_back};
 pub use crl::SignedCrl;
 pub use issuance::{IssueError, Issued};
 pub use keys::{CaCertificate, KeyFault};

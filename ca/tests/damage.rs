@@ -114,9 +114,22 @@ async fn lived_in() -> tempfile::TempDir {
     enroll(&authority, "replaced").await;
     authority.publish(async {}).await;
     drop(authority);
-    // The writer ends on its own; its lock is the sign.
-    drop(reopened(directory.path()));
+    closed(directory.path());
     directory
+}
+
+/// Waits until nobody has the database open any more and all of it is in one file: what is copied before that may be
+/// torn. The writer ends on its own.
+fn closed(data: &Path) {
+    for _ in 0..1_000 {
+        // Whoever only read it leaves its log behind; the last one who can write empties it.
+        let _ = database(data).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if !data.join("ca/registry.sqlite-wal").exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{} stays open", data.display());
 }
 
 /// Opens what must be sound, once whoever had it has gone.
@@ -145,18 +158,6 @@ fn copy(from: &Path) -> tempfile::TempDir {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{} cannot be copied", from.display());
-}
-
-/// Waits until whoever closes the database has moved everything from its log into its file.
-fn closed(data: &Path) {
-    let log = data.join("ca/registry.sqlite-wal");
-    for _ in 0..1_000 {
-        if !log.exists() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{} does not go away", log.display());
 }
 
 fn database(data: &Path) -> Connection {
@@ -209,6 +210,7 @@ async fn oracle(authority: &Authority) -> Vec<String> {
 async fn an_untouched_copy_opens_and_says_the_same() {
     let directory = lived_in().await;
     let before = oracle(&reopened(directory.path())).await;
+    closed(directory.path());
     let copy = copy(directory.path());
     assert_eq!(oracle(&reopened(copy.path())).await, before);
     assert!(before.iter().any(|line| line.contains("Suspended")));
@@ -660,4 +662,159 @@ async fn another_cas_serial_key_or_database_is_noticed() {
         let error = open(mixed.path()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(words), "{file}: {error}");
     }
+}
+
+/// A registry with a newest part that is in its log alone, as a process leaves it that is killed: a revocation and more.
+/// Also how it was before that.
+async fn killed() -> (tempfile::TempDir, tempfile::TempDir) {
+    let directory = lived_in().await;
+    let before = copy(directory.path());
+    let authority = reopened(directory.path());
+    for device in ["one", "two", "three"] {
+        enroll(&authority, device).await;
+    }
+    authority
+        .revoke(&operator(), &id("active"), None)
+        .await
+        .unwrap();
+    let after = copy(directory.path());
+    let _ = std::fs::remove_file(after.path().join("ca/registry.sqlite-shm"));
+    (before, after)
+}
+
+async fn standing(authority: &Authority) -> String {
+    let record = authority.registry().device(&id("active")).await;
+    format!("{:?}", record.unwrap().unwrap().standing)
+}
+
+#[tokio::test]
+async fn a_registry_that_lost_its_newest_part_is_refused() {
+    let (before, after) = killed().await;
+    assert_eq!(
+        standing(&reopened(copy(after.path()).path())).await,
+        "Revoked"
+    );
+
+    let log = |data: &Path| data.join("ca/registry.sqlite-wal");
+    let whole = std::fs::read(log(after.path())).unwrap();
+    let frame = 24 + 4096;
+    let frames = (whole.len() - 32) / frame;
+    assert!(frames > 20, "{frames}");
+    let mut damaged: Vec<(String, Vec<u8>)> = Vec::new();
+    for back in [1, 2, 5, frames / 2, frames] {
+        let place = 32 + (frames - back) * frame;
+        // In the page itself, in the checksum beside it, and cut off.
+        for at in [place + 100, place + 17] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            damaged.push((format!("byte {at}, frame {back} from the end"), bytes));
+        }
+        damaged.push((format!("cut at {place}"), whole[..place].to_vec()));
+    }
+    damaged.push(("empty".into(), Vec::new()));
+    let mut refused = 0;
+    for (what, bytes) in damaged {
+        let copy = copy(after.path());
+        std::fs::write(log(copy.path()), &bytes).unwrap();
+        // The second time as the first: nothing was tidied away, and the witness still says what it said.
+        for _ in 0..2 {
+            refused += usize::from(is_refused(copy.path(), &what));
+        }
+        assert_eq!(std::fs::read(log(copy.path())).unwrap(), bytes, "{what}");
+        // What belongs there is put back.
+        std::fs::write(log(copy.path()), &whole).unwrap();
+        assert_eq!(standing(&reopened(copy.path())).await, "Revoked", "{what}");
+    }
+
+    let removed = copy(after.path());
+    std::fs::remove_file(log(removed.path())).unwrap();
+    refused += usize::from(is_refused(removed.path(), "removed"));
+
+    // An older database beside what was there.
+    let older = copy(after.path());
+    std::fs::remove_file(log(older.path())).unwrap();
+    let database = "ca/registry.sqlite";
+    std::fs::copy(before.path().join(database), older.path().join(database)).unwrap();
+    refused += usize::from(is_refused(older.path(), "older"));
+    // Whoever knows that there is nothing newer goes on with it, knowingly.
+    std::fs::remove_file(older.path().join("ca/registry.head")).unwrap();
+    assert_eq!(standing(&reopened(older.path())).await, "Good");
+    println!(
+        "figure: registries whose newest part was damaged or missing, each refused: {refused}"
+    );
+}
+
+fn is_refused(data: &Path, what: &str) -> bool {
+    let error = open(data).map(|_| ()).expect_err(what).to_string();
+    let told = error.contains("registry ends at journal entry")
+        && error.contains("put back both from the newest backup")
+        && error.contains("ca/registry.head and start again");
+    assert!(told, "{what}: {error}");
+    true
+}
+
+#[tokio::test]
+async fn a_copy_that_went_another_way_is_refused() {
+    let (before, after) = killed().await;
+    // The older copy goes on, for longer than the other one did.
+    let authority = reopened(before.path());
+    for device in ["four", "five", "six", "seven"] {
+        enroll(&authority, device).await;
+    }
+    drop(authority);
+    closed(before.path());
+    let other = copy(before.path());
+    let line = "ca/registry.head";
+    std::fs::copy(after.path().join(line), other.path().join(line)).unwrap();
+    let error = open(other.path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("went another way"), "{error}");
+    assert_eq!(standing(&reopened(before.path())).await, "Good");
+}
+
+#[tokio::test]
+async fn without_a_witness_it_starts_and_has_one_again() {
+    let (_, after) = killed().await;
+    let line = std::fs::read(after.path().join("ca/registry.head")).unwrap();
+    let other = lived_in().await;
+    let of_another = std::fs::read(other.path().join("ca/registry.head")).unwrap();
+    assert_eq!(line.len(), of_another.len());
+    let mut altered = line.clone();
+    altered[40] ^= 1;
+    let long = vec![b'0'; 1 << 20];
+    for content in [
+        None,
+        Some(Vec::new()),
+        Some(line[..50].to_vec()),
+        Some(altered),
+        Some(long),
+        Some(of_another),
+    ] {
+        let copy = copy(after.path());
+        let file = copy.path().join("ca/registry.head");
+        std::fs::remove_file(&file).unwrap();
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let authority = reopened(copy.path());
+        assert!(authority.registry().is_witnessed());
+        assert_eq!(standing(&authority).await, "Revoked");
+        assert_eq!(std::fs::read(&file).unwrap(), line);
+    }
+
+    // Nor can it be made anew where something else is in its place: nothing stops for that, and it is told.
+    let blocked = copy(after.path());
+    let file = blocked.path().join("ca/registry.head");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let authority = reopened(blocked.path());
+    assert!(!authority.registry().is_witnessed());
+    enroll(&authority, "meanwhile").await;
+    std::fs::remove_dir(&file).unwrap();
+    enroll(&authority, "afterwards").await;
+    assert!(authority.registry().is_witnessed());
+    assert!(
+        std::fs::read(&file)
+            .unwrap()
+            .starts_with(b"keybound-witness 1 ")
+    );
 }

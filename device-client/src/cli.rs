@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use device_client::{KeyStoreUri, ServerAddress, Target};
+use device_client::{KeyStoreUri, Target, server_url};
 use http::{HeaderName, HeaderValue, Method};
-use identity::DeviceId;
+use identity::{DeviceId, ServerAddress};
 
 /// The device's side of Keybound: enroll, renew, and send requests as the device.
 #[derive(Parser)]
@@ -60,7 +60,7 @@ pub(crate) struct Enroll {
     // A plain text to clap, which repeats what it refuses: the code is a secret.
     pub(crate) code: Option<String>,
     /// The enrollment server, as https://host:port or host:port
-    #[arg(long, value_name = "URL", value_parser = ServerAddress::from_url, requires_all = ["roots", "device", "token_file"])]
+    #[arg(long, value_name = "URL", value_parser = server_url, requires_all = ["roots", "device", "token_file"])]
     pub(crate) server: Option<ServerAddress>,
     /// The root certificates to trust, in PEM
     #[arg(long, value_name = "FILE", requires = "server")]

@@ -160,7 +160,7 @@ fn enrollment(arguments: cli::Enroll) -> Result<Enrollment, Failure> {
                 _ => Zeroizing::new(code),
             };
             let code = code.parse().map_err(Failure::Code)?;
-            Enrollment::from_code(&code).map_err(Failure::Server)?
+            Enrollment::from_code(&code)
         }
         None => {
             let (Some(server), Some(roots), Some(device), Some(token_file)) =

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use identity::{DeviceId, EnrollmentCode, Fingerprint, Timestamp, Token};
+use identity::{DeviceId, EnrollmentCode, Fingerprint, ServerAddress, Timestamp, Token};
 
 use crate::acceptance::{AcceptanceFault, Expected, accept};
 use crate::back_off::Retry;
@@ -10,7 +10,6 @@ use crate::clock;
 use crate::csr::{CsrFault, certification_request};
 use crate::est::{self, EstError, Right};
 use crate::key_store::{Credentials, KeyStore, KeyStoreUri, LockedStore, Settings, StoreError};
-use crate::server_address::{AddressError, ServerAddress};
 use crate::trust::{Roots, RootsError};
 
 /// Everything that an enrollment needs to be told.
@@ -49,14 +48,14 @@ pub enum Existing {
 
 impl Enrollment {
     /// What an enrollment code says. An existing certificate is kept.
-    pub fn from_code(code: &EnrollmentCode) -> Result<Self, AddressError> {
-        Ok(Self {
-            server: code.server.parse()?,
+    pub fn from_code(code: &EnrollmentCode) -> Self {
+        Self {
+            server: code.server.clone(),
             device: code.device.clone(),
             token: code.token.clone(),
             trust: Trust::Fingerprint(code.root),
             existing: Existing::Keep,
-        })
+        }
     }
 }
 

@@ -12,13 +12,13 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use identity::ServerAddress;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::server_address::ServerAddress;
 use crate::tls::TlsFault;
 
 /// An answer whose body is still coming.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use device_client::{AddressError, EnrollError, RenewError, RequestError, RootsError, StoreError};
+use device_client::{EnrollError, RenewError, RequestError, RootsError, StoreError};
 use http::HeaderName;
 use identity::enrollment_code::CodeError;
 
@@ -20,8 +20,6 @@ pub(crate) enum Failure {
     Request(Box<RequestError>),
     #[error("the enrollment code is refused: {0}")]
     Code(CodeError),
-    #[error("the enrollment code's server is refused: {0}")]
-    Server(AddressError),
     #[error("give an enrollment code, or --server, --roots, --device and --token-file together")]
     Flags,
     #[error("the roots {} are refused: {fault}", .path.display())]
@@ -71,7 +69,7 @@ impl Failure {
             | Self::TooLong { .. }
             | Self::NotText { .. }
             | Self::Output(_) => false,
-            Self::Code(_) | Self::Server(_) | Self::Flags | Self::Header { .. } => {
+            Self::Code(_) | Self::Flags | Self::Header { .. } => {
                 return WRONG_USAGE;
             }
         };

@@ -10,7 +10,7 @@
 //!
 //! let uri: KeyStoreUri = "file:./keybound-device".parse()?;
 //! let code = std::fs::read_to_string("enrollment-code")?;
-//! device_client::enroll(&uri, &Enrollment::from_code(&code.parse()?)?, Retry::default()).await?;
+//! device_client::enroll(&uri, &Enrollment::from_code(&code.parse()?), Retry::default()).await?;
 //!
 //! let store = KeyStore::open(&uri)?;
 //! device_client::renew(&store, Schedule::IfDue, Retry::default()).await?;
@@ -35,7 +35,7 @@ mod key_store;
 mod refusal;
 mod renew;
 mod request;
-mod server_address;
+mod server_url;
 mod status;
 mod target;
 #[cfg(test)]
@@ -56,7 +56,7 @@ pub use key_store::{Credentials, FileKey, KeyStore, KeyStoreUri, Settings, Store
 pub use refusal::Refusal;
 pub use renew::{RenewError, Renewal, Schedule, due_at, renew};
 pub use request::{Answer, Asked, RequestError, request};
-pub use server_address::{AddressError, ServerAddress};
+pub use server_url::{UrlError, server_url};
 pub use status::{CertificateStatus, State, Status, status};
 pub use target::{Target, TargetError};
 pub use tls::TlsFault;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use identity::Timestamp;
 use identity::certificate::Validity;
+use identity::{ServerAddress, Timestamp};
 
 use crate::acceptance::{AcceptanceFault, Expected, accept};
 use crate::back_off::Retry;
@@ -12,7 +12,6 @@ use crate::csr::{CsrFault, certification_request};
 use crate::enroll::NEVER_FOR_THIS_KEY;
 use crate::est::{self, EstError, Right};
 use crate::key_store::{Credentials, KeyStore, LockedStore, StoreError};
-use crate::server_address::ServerAddress;
 
 /// When to renew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,13 +7,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE}
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use identity::ServerAddress;
 use tokio::time::timeout;
 
 use crate::clock;
 use crate::exchange::{Driver, ExchangeError, Stage, Streaming, send};
 use crate::key_store::{Credentials, KeyStore, StoreError};
 use crate::refusal::{Refusal, code_of_gateway};
-use crate::server_address::ServerAddress;
 use crate::target::Target;
 use crate::tls;
 use crate::trust::Roots;

@@ -1,12 +1,11 @@
 //! What a key store holds, for people and programs.
 
-use identity::{DeviceId, Fingerprint, Serial, Timestamp};
+use identity::{DeviceId, Fingerprint, Serial, ServerAddress, Timestamp};
 use serde::{Serialize, Serializer};
 
 use crate::clock;
 use crate::key_store::{KeyStore, StoreError};
 use crate::renew::due_at;
-use crate::server_address::ServerAddress;
 
 /// A key store at a glance. Times serialize as RFC 3339 in UTC.
 #[derive(Clone, Debug, Serialize)]

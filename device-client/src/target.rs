@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use http::Uri;
 use http::uri::PathAndQuery;
+use identity::ServerAddress;
 
-use crate::server_address::{AddressError, HTTPS, ServerAddress};
+use crate::server_url::{HTTPS, UrlError};
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +41,15 @@ impl FromStr for Target {
         };
         match uri.scheme_str() {
             Some("https") => {}
-            Some(_) => return Err(TargetError::Address(AddressError::NotHttps)),
+            Some(_) => return Err(TargetError::Url(UrlError::NotHttps)),
             None => return Err(TargetError::Malformed),
         }
         if authority.as_str().contains('@') {
-            return Err(TargetError::Address(AddressError::NotBare));
+            return Err(TargetError::Url(UrlError::NotBare));
         }
         let port = authority.port_u16().unwrap_or(HTTPS);
-        let gateway = ServerAddress::new(authority.host(), port).map_err(TargetError::Address)?;
+        let gateway = ServerAddress::new(authority.host(), port)
+            .map_err(|error| TargetError::Url(error.into()))?;
         Ok(Self {
             gateway: Some(gateway),
             path,
@@ -63,7 +65,7 @@ pub enum TargetError {
     Malformed,
     /// The URL's scheme, host or port.
     #[error("{0}")]
-    Address(AddressError),
+    Url(UrlError),
 }
 
 #[cfg(test)]
@@ -96,11 +98,11 @@ mod tests {
         check("https://[::1]:8443/v1/", Ok((Some("[::1]:8443"), "/v1/")));
         check(
             "http://a.example/",
-            Err(TargetError::Address(AddressError::NotHttps)),
+            Err(TargetError::Url(UrlError::NotHttps)),
         );
         check(
             "https://device@a.example/",
-            Err(TargetError::Address(AddressError::NotBare)),
+            Err(TargetError::Url(UrlError::NotBare)),
         );
         for text in ["", "hello", "a.example:8443", "/a b", "*", "?x", "https://"] {
             check(text, Err(TargetError::Malformed));

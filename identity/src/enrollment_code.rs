@@ -1,7 +1,7 @@
 //! The enrollment code: all that a device needs to enroll, in one word to copy.
 //!
 //! `kb1~<server>~<device id>~<token>~<root>`, where the server is `host:port` of the enrollment
-//! listener, the token is 32 hex digits and the root is the SHA-256 of the root certificate in unpadded
+//! listener ([`ServerAddress`]), the token is 32 hex digits and the root is the SHA-256 of the root certificate in unpadded
 //! base64url. No part can contain `~`, and no shell treats it specially inside a word.
 
 use std::fmt;
@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::fingerprint::{Fingerprint, HexError, parse_hex, write_hex};
 use crate::name::{DeviceId, NameError};
+use crate::server_address::{AddressError, ServerAddress};
 
 /// A one-time enrollment token: 128 random bits. It prints itself only when asked to by `expose`.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,8 +57,8 @@ impl fmt::Debug for Token {
 /// What `keybound token new` prints and `keybound-device enroll` takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrollmentCode {
-    /// `host:port` of the enrollment listener.
-    pub server: String,
+    /// The enrollment listener.
+    pub server: ServerAddress,
     /// The device that the token is for.
     pub device: DeviceId,
     /// The one-time token.
@@ -90,13 +91,10 @@ impl FromStr for EnrollmentCode {
         if prefix != PREFIX {
             return Err(CodeError::Version);
         }
-        let (host, port) = server.rsplit_once(':').ok_or(CodeError::Server)?;
-        let host_is_legal =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-        // A number may have a sign where text is parsed, and may not in a port.
-        let port_is_legal = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
-        if host.is_empty() || !host.bytes().all(host_is_legal) || !port_is_legal {
-            return Err(CodeError::Server);
+        let address: ServerAddress = server.parse().map_err(CodeError::Server)?;
+        // Of an IPv6 address only the usual spelling: a code prints as itself.
+        if !address.to_string().eq_ignore_ascii_case(server) {
+            return Err(CodeError::Server(AddressError::Host));
         }
         let mut fingerprint = [0; 32];
         let length = URL_SAFE_NO_PAD.decode_slice(root, &mut fingerprint);
@@ -104,7 +102,7 @@ impl FromStr for EnrollmentCode {
             return Err(CodeError::Root);
         }
         Ok(Self {
-            server: server.to_owned(),
+            server: address,
             device: DeviceId::parse(device).map_err(CodeError::Device)?,
             token: token.parse().map_err(|HexError { .. }| CodeError::Token)?,
             root: Fingerprint(fingerprint),
@@ -122,8 +120,8 @@ pub enum CodeError {
     #[error("it starts with another version than kb1; update keybound-device")]
     Version,
     /// The second part is not `host:port`.
-    #[error("its server is not host:port")]
-    Server,
+    #[error("its server is refused: {0}")]
+    Server(AddressError),
     /// The third part is no device id.
     #[error("its device id is refused: {0}")]
     Device(NameError),
@@ -144,7 +142,7 @@ mod tests {
     #[test]
     fn prints_and_parses_the_same_text() {
         let code = EnrollmentCode {
-            server: "[::1]:8444".into(),
+            server: "[::1]:8444".parse().expect("legal"),
             device: DeviceId::parse("thermostat-7").expect("legal"),
             token: Token::new([0xab; 16]),
             root: Fingerprint::of(b"root"),
@@ -156,8 +154,22 @@ mod tests {
             (&text[..text.len() - 1], CodeError::Root),
             ("kb1~a:1~b", CodeError::Shape),
             (&text.replace("kb1", "kb2"), CodeError::Version),
-            (&text.replace(":8444", ""), CodeError::Server),
-            (&text.replace(":8444", ":+8444"), CodeError::Server),
+            (
+                &text.replace(":8444", ""),
+                CodeError::Server(AddressError::Port),
+            ),
+            (
+                &text.replace(":8444", ":+8444"),
+                CodeError::Server(AddressError::Port),
+            ),
+            (
+                &text.replace("[::1]", "[0::1]"),
+                CodeError::Server(AddressError::Host),
+            ),
+            (
+                &text.replace("[::1]", &format!("a.{}", "[".repeat(900))),
+                CodeError::Server(AddressError::Host),
+            ),
             (&text.replace("abab", "ab"), CodeError::Token),
             (
                 &text.replace("thermostat-7", ""),

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ca::{Authority, IssueError, Rejection, Standing, Unavailable};
-use identity::{DeviceId, EnrollmentCode, Problem};
+use identity::{DeviceId, EnrollmentCode, Problem, ServerAddress};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +32,8 @@ pub(crate) struct Admin {
     pub(crate) applied: Arc<Applied>,
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) metrics: Metrics,
-    /// `host:port` for enrollment codes, if there is an enrollment listener.
-    pub(crate) enrollment_server: Option<String>,
+    /// Where enrollment codes lead to, if there is an enrollment listener.
+    pub(crate) enrollment_server: Option<ServerAddress>,
 }
 
 type Answer<T> = Result<Json<T>, Refusal>;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ca::Authority;
 use gateway::Gateway;
 use gateway::tls::ServerCertificate;
+use identity::ServerAddress;
 use identity::chain::Anchors;
 use prometheus_client::registry::Registry;
 use rustls::DistinguishedName;
@@ -153,7 +154,7 @@ impl Server {
             enrollment_server: server
                 .addresses
                 .enrollment
-                .map(|address| host_and_port(&config.names[0], address.port())),
+                .map(|address| server_address(&config.names[0], address.port())),
             registry: Arc::new(registry),
             common,
         })?;
@@ -319,7 +320,7 @@ struct ControlPlane {
     enrollment_listeners: Vec<TcpListener>,
     health_listeners: Vec<TcpListener>,
     admin_listener: AdminListener,
-    enrollment_server: Option<String>,
+    enrollment_server: Option<ServerAddress>,
     registry: Arc<Registry>,
     common: Common,
 }
@@ -360,13 +361,10 @@ fn subject_of(ca: &CertificateDer<'_>) -> Vec<DistinguishedName> {
     }
 }
 
-/// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
+/// Where a listener of ours is, by a name of the server certificate.
+pub(crate) fn server_address(name: &str, port: u16) -> ServerAddress {
+    ServerAddress::new(name, port)
+        .expect("the configuration's names are hosts, and a listener's port is not 0")
 }
 
 /// With the second that the gateway takes to cut what remains, and the time below, 30 s.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{Failure, check, output};
-use crate::app::{Server, Signals, host_and_port};
+use crate::app::{Server, Signals, server_address};
 use crate::cli::{ProcessArguments, ServeArguments, UpArguments};
 use crate::config::file::{ConfigFile, GatewayTable, ListenTable, RouteTable};
 use crate::config::{Config, DEFAULT_DATA, Located, Place, Purpose};
@@ -201,7 +201,7 @@ fn next_commands(installation: &Installation, server: &Server) -> String {
         address.map_or_else(String::new, |address| {
             format!(
                 "https://{}",
-                host_and_port(&installation.name, address.port())
+                server_address(&installation.name, address.port())
             )
         })
     };

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use gateway::{IdentityHeader, UpstreamAddress};
+use identity::server_address::is_dns_name;
 
 /// A DNS name or IP address for the server certificate, in lower case.
 pub(super) fn server_name(text: &str) -> Result<String, String> {
@@ -73,27 +74,6 @@ pub(super) fn client(text: &str) -> Result<(), String> {
             "client = {text:?} is not known; write \"require\" or leave it out"
         )),
     }
-}
-
-/// Letters, digits and hyphens in labels of 1–63 (RFC 1123, section 2.1).
-fn is_dns_name(name: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(label) && !looks_like_a_bad_address(name)
-}
-
-/// `1.2.3` or `300.1.1.1`: somebody meant an address, and no certificate could name it.
-fn looks_like_a_bad_address(name: &str) -> bool {
-    name.rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
-        && name.parse::<IpAddr>().is_err()
 }
 
 #[cfg(test)]

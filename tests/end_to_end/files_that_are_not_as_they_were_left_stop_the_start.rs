@@ -206,6 +206,35 @@ fn the_servers_own_certificate_is_made_anew() {
 }
 
 #[test]
+fn what_was_written_down_of_the_journals_end_is_made_anew() {
+    let (here, there) = (lived_in(), lived_in());
+    for harm in HARMS {
+        let copy = copy(here.path());
+        let file = copy.path().join("data/ca/registry.head");
+        harm.done_to(&file, &there.path().join("data/ca/registry.head"));
+        let server = Server::start_in(copy, Setup::default());
+        server.run(&["device", "list"]);
+        let log = server.log();
+        let told = log.contains("alarm") && log.contains("was written down of the journal's end");
+        let said = !matches!(harm, Harm::OpenToReaders | Harm::OpenToWriters);
+        assert_eq!(told, said, "{harm:?}: {log}");
+        let directory = server.stop();
+        let kept = fs::symlink_metadata(directory.path().join("data/ca/registry.head")).unwrap();
+        if harm == Harm::Directory {
+            assert!(kept.is_dir() && log.contains("the journal's end cannot be written down"));
+            continue;
+        }
+        assert!(
+            kept.is_file() && kept.permissions().mode() & 0o777 == 0o600,
+            "{harm:?}"
+        );
+        let server = Server::start_in(directory, Setup::default());
+        assert!(!server.log().contains("alarm"), "{harm:?}");
+        server.stop();
+    }
+}
+
+#[test]
 fn a_server_key_that_is_not_the_certificates_is_made_anew() {
     let (here, there) = (lived_in(), lived_in());
     let copy = copy(here.path());

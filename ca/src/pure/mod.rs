@@ -13,3 +13,4 @@ pub(crate) mod journal;
 pub(crate) mod key_policy;
 pub(crate) mod seal;
 mod weak_rsa;
+pub(crate) mod witness;

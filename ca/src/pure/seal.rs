@@ -17,6 +17,7 @@ use super::journal::Head;
 pub(crate) struct SealKey {
     rows: [u8; 32],
     tag: hmac::Key,
+    witness: hmac::Key,
 }
 
 /// What of a certificate's row decides whether it passes.
@@ -48,6 +49,7 @@ impl SealKey {
         Self {
             rows: derived(b"keybound registry seal: rows"),
             tag: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"keybound registry seal: tag")),
+            witness: hmac::Key::new(hmac::HMAC_SHA256, &derived(b"keybound registry witness")),
         }
     }
 
@@ -61,6 +63,16 @@ impl SealKey {
     /// Whether `tag` is the one of this sum and this end.
     pub(crate) fn verify(&self, sum: &Sum, head: &Head, tag: &[u8]) -> bool {
         verify_slices_are_equal(&self.tag(sum, head), tag).is_ok()
+    }
+
+    /// What stands beside the journal's end in the witness, which is in no database.
+    pub(crate) fn witness_tag(&self, seq: u64, hash: &Fingerprint) -> [u8; 32] {
+        let mut input = [0; 40];
+        input[..8].copy_from_slice(&seq.to_be_bytes());
+        input[8..].copy_from_slice(&hash.0);
+        let mut tag = [0; 32];
+        tag.copy_from_slice(hmac::sign(&self.witness, &input).as_ref());
+        tag
     }
 
     /// A row's term. Every input has the same length, so that a hash over key and input is a keyed hash.

@@ -13,18 +13,21 @@ mod read;
 mod records;
 mod schema;
 mod values;
+mod witness;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use identity::feed::Batch;
 use identity::{DeviceId, Fingerprint, Index, Serial, Timestamp, TrustDomain};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::witness::WitnessFile;
 use self::writer::{Message, Place};
 use crate::pure::enroll::{Facts, Requester};
-use crate::pure::journal::Entry;
+use crate::pure::journal::{Entry, Head};
 use crate::pure::seal::SealKey;
 
 pub use operation::{Change, Rejection};
@@ -40,6 +43,7 @@ pub struct Registry {
     messages: mpsc::Sender<Message>,
     head: watch::Receiver<u64>,
     checked: watch::Receiver<Check>,
+    is_witnessed: Arc<AtomicBool>,
     readers: Arc<Readers>,
 }
 
@@ -66,32 +70,40 @@ impl Registry {
         root: &Fingerprint,
         key: &SealKey,
     ) -> Result<(), RegistryFault> {
-        schema::create(path, trust_domain, root, key)
+        schema::create(path, trust_domain, root, key)?;
+        WitnessFile::of(path).write(&Head::START, key);
+        Ok(())
     }
 
     /// Opens an existing one: checks the file, that it is this CA's, and the whole journal. Blocking.
     ///
+    /// That it is its newest one is compared with what was written down beside it.
     /// What [`Self::checked`] waits for is left of a journal that is too long to be waited for.
     pub(crate) fn open(
         path: &Path,
         root: &Fingerprint,
         key: SealKey,
     ) -> Result<(Self, TrustDomain), RegistryFault> {
-        let opened = schema::open(path, root, &key)?;
+        let opened = schema::open(path, root, &key, witness::read(path, &key))?;
         let trust_domain = opened.trust_domain.clone();
         let (published, head) = watch::channel(opened.state.head.seq);
         let (check, checked) = watch::channel(Check::Running);
         let (messages, queue) = mpsc::channel(QUEUE_LENGTH);
+        let mut witness = WitnessFile::of(path);
+        witness.write(&opened.state.head, &key);
+        let is_witnessed = witness.is_current();
         let place = Place {
             path: path.to_owned(),
             root: *root,
             key,
+            witness,
         };
         writer::spawn(opened, place, &messages, queue, published, check)?;
         let registry = Self {
             messages,
             head,
             checked,
+            is_witnessed,
             readers: Arc::new(Readers {
                 path: path.to_owned(),
                 idle: Mutex::new(Vec::new()),
@@ -117,6 +129,11 @@ impl Registry {
     /// asked is [`Unavailable`].
     pub fn is_being_checked(&self) -> bool {
         matches!(*self.checked.borrow(), Check::Running)
+    }
+
+    /// Whether the journal's end is written down beside the database, where a start compares it.
+    pub fn is_witnessed(&self) -> bool {
+        self.is_witnessed.load(Ordering::Relaxed)
     }
 
     /// Waits until the whole journal was followed. If it is not as it was written, nothing is done any more.

@@ -1,17 +1,19 @@
 //! The database file: making it, opening it, bringing it up to date, and distrusting it.
 
 use std::collections::{HashMap, hash_map};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use identity::{Fingerprint, Index, Status, TrustDomain};
+use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{derived, read, values};
+use super::{derived, read, values, witness};
 use crate::pure::enroll::Standing;
 use crate::pure::journal::{Action, Entry, Head};
 use crate::pure::seal::{SealKey, Sum};
+use crate::pure::witness::Witness;
 
 /// Migrations, oldest first. A released one is never changed; the next one is added.
 const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
@@ -45,6 +47,34 @@ pub enum RegistryFault {
         "the seal of the registry's certificates does not fit: they were altered, or serial.key is another CA's; restore the data directory from a backup"
     )]
     Seal,
+    /// It ends before an entry that was durable.
+    #[error(
+        "the registry ends at journal entry {ends}, and {} says that entry {witnessed} was written: its database or the -wal \
+         file beside it is damaged, is missing or is an older one; put back both from the newest backup. Only if it is known \
+         that there is no newer one, remove {} and start again, and then revoke again what was revoked after entry {ends}",
+        .file.display(), .file.display()
+    )]
+    Older {
+        /// Its last entry.
+        ends: u64,
+        /// The entry that was durable.
+        witnessed: u64,
+        /// Where that is written down.
+        file: PathBuf,
+    },
+    /// Another entry stands in the place of one that was durable.
+    #[error(
+        "journal entry {seq} of the registry is not the one that {} says was written: the database is a copy that went \
+         another way; put back the one that belongs here from the newest backup. Only if it is known that this one is to go \
+         on, remove {} and start again, and then revoke again what the other one had revoked",
+        .file.display(), .file.display()
+    )]
+    OtherPast {
+        /// The entry's number.
+        seq: u64,
+        /// Where its hash is written down.
+        file: PathBuf,
+    },
     /// The registry of another CA.
     #[error(
         "the registry belongs to another CA than the root certificate beside it; put back the files that belong together"
@@ -114,16 +144,19 @@ pub(super) fn create(
 /// Opens for writing, and checks everything that a start must not take on trust.
 ///
 /// A journal of more than [`FOLLOWED_FIRST`] entries is left to a [`check`] that follows, if the seal proves that the
-/// table of certificates is as it was left.
+/// table of certificates is as it was left. `witness` is an entry that is known to be durable.
 pub(super) fn open(
     path: &Path,
     root: &Fingerprint,
     key: &SealKey,
+    witness: Option<Witness>,
 ) -> Result<Opened, RegistryFault> {
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
+    // What is refused stays as it was found: closing it must not empty its log, of which a damaged part may be left.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     configure(&connection)?;
     migrate(&mut connection)?;
     let trust_domain = check_owner(&connection, root)?;
@@ -141,6 +174,12 @@ pub(super) fn open(
     if !sealed {
         return Err(RegistryFault::Seal);
     }
+    // A registry that lost its newest part is whole.
+    if let Some(witness) = witness {
+        let entry = hash_of_entry(&connection, witness.seq)?;
+        witness::compare(path, &witness, &state.head, entry)?;
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(Opened {
         connection,
         trust_domain,
@@ -212,6 +251,22 @@ fn end(connection: &Connection) -> Result<Head, RegistryFault> {
         return Err(RegistryFault::Journal { after: last.seq });
     }
     Ok(last)
+}
+
+/// The hash that stands beside an entry, if there is one with this number.
+fn hash_of_entry(
+    connection: &Connection,
+    seq: u64,
+) -> Result<Option<Fingerprint>, rusqlite::Error> {
+    // No entry has a number that the database cannot hold.
+    let Ok(seq) = i64::try_from(seq) else {
+        return Ok(None);
+    };
+    connection
+        .query_row("SELECT hash FROM journal WHERE seq = ?1", [seq], |row| {
+            values::fingerprint(row, 0)
+        })
+        .optional()
 }
 
 /// The sum over all certificates. Devices wait for it: two threads read one half each.
@@ -396,12 +451,12 @@ mod tests {
         let root = Fingerprint([1; 32]);
         create(&path, &domain, &root, &SealKey::derive(b"secret")).expect("created");
         let key = SealKey::derive(b"secret");
-        let opened = open(&path, &root, &key).expect("opened");
+        let opened = open(&path, &root, &key, None).expect("opened");
         assert_eq!(
             (opened.trust_domain, opened.state.head),
             (domain, Head::START)
         );
-        let other = open(&path, &Fingerprint([2; 32]), &key).map(|_| ());
+        let other = open(&path, &Fingerprint([2; 32]), &key, None).map(|_| ());
         assert!(matches!(other, Err(RegistryFault::OtherCa)));
     }
 
@@ -416,7 +471,7 @@ mod tests {
         connection
             .pragma_update(None, "user_version", 99)
             .expect("written");
-        let newer = open(&path, &root, &SealKey::derive(b"secret")).map(|_| ());
+        let newer = open(&path, &root, &SealKey::derive(b"secret"), None).map(|_| ());
         assert!(matches!(newer, Err(RegistryFault::Newer { found: 99, .. })));
     }
 }

@@ -11,9 +11,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::apply::{Applying, Failure};
 use super::operation::{Outcome, Rejection, Request};
 use super::schema::{self, Opened, RegistryFault, State};
+use super::witness::WitnessFile;
 use super::{Check, Unavailable};
 use crate::clock;
+use crate::pure::journal::Head;
 use crate::pure::seal::SealKey;
+use crate::pure::witness::Witness;
 
 type Results = Vec<Result<Outcome, Rejection>>;
 
@@ -94,6 +97,8 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) root: Fingerprint,
     pub(super) key: SealKey,
+    /// Where its end is written down.
+    pub(super) witness: WitnessFile,
 }
 
 struct Writer {
@@ -220,6 +225,8 @@ impl Writer {
         fail::fail_point!("ca::after-commit");
         self.state = state;
         self.connection = Some(connection);
+        let Place { key, witness, .. } = &mut self.place;
+        witness.write(&state.head, key);
         Ok(results)
     }
 
@@ -233,12 +240,12 @@ impl Writer {
         if self.connection.is_some() {
             return Ok(());
         }
-        let Place { path, root, key } = &self.place;
-        let opened = schema::open(path, root, key)?;
+        let Place {
+            path, root, key, ..
+        } = &self.place;
+        let Head { seq, hash, .. } = self.state.head;
+        let opened = schema::open(path, root, key, Some(Witness { seq, hash }))?;
         let seq = opened.state.head.seq;
-        if seq < self.state.head.seq {
-            return Err(RegistryFault::Journal { after: seq });
-        }
         let busy: bool =
             opened
                 .connection

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use identity::{DeviceId, Token};
+use identity::{DeviceId, ServerAddress, Token};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -18,7 +18,6 @@ use crate::back_off::{Retry, random_byte};
 use crate::exchange::{ExchangeError, exchange};
 use crate::key_store::Credentials;
 use crate::refusal::Refusal;
-use crate::server_address::ServerAddress;
 use crate::tls;
 use crate::trust::Roots;
 

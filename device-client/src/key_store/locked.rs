@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use identity::Timestamp;
+use identity::{ServerAddress, Timestamp};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::files;
@@ -16,7 +16,6 @@ use super::{
 };
 use crate::acceptance::AcceptedCertificate;
 use crate::device_key::DeviceKey;
-use crate::server_address::ServerAddress;
 use crate::trust::Roots;
 
 /// A key store that this process alone may change, until it is dropped.

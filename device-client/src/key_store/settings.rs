@@ -1,9 +1,7 @@
 //! `store.json`: what a key store remembers beside key, certificate and roots.
 
-use identity::DeviceId;
+use identity::{DeviceId, ServerAddress};
 use serde::{Deserialize, Serialize};
-
-use crate::server_address::ServerAddress;
 
 /// Whose store it is, and which servers it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ impl Device {
 
 fn code(server: &Server) -> String {
     EnrollmentCode {
-        server: server.address().to_string(),
+        server: server.address(),
         device: DeviceId::parse("a").unwrap(),
         token: Token::new(TOKEN),
         root: Fingerprint::of(&server.authority.root),

@@ -8,16 +8,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use device_client::{
-    Credentials, Enrolled, Enrollment, Existing, KeyStoreUri, Retry, ServerAddress, Trust,
-};
+use device_client::{Credentials, Enrolled, Enrollment, Existing, KeyStoreUri, Retry, Trust};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use identity::{DeviceId, Fingerprint, Token};
+use identity::{DeviceId, Fingerprint, ServerAddress, Token};
 use rcgen::SanType;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

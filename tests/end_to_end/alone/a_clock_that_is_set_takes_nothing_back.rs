@@ -50,6 +50,14 @@ fn readiness(server: &Server) -> Value {
         .json()
 }
 
+fn metric(server: &Server, name: &str) -> Option<u64> {
+    let mut stream = std::net::TcpStream::connect(server.health()).unwrap();
+    let metrics = exchange(&mut stream, "GET /metrics HTTP/1.1\r\nhost: a\r\n", &[]).unwrap();
+    let text = String::from_utf8(metrics.body).unwrap();
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
 fn enroll(target: &Target, id: &str) -> (Key, Vec<u8>) {
     let key = Key::new(id);
     let token = target.token(id).unwrap();
@@ -172,7 +180,7 @@ fn an_hour_back_while_it_runs() {
                 .as_str()
                 .is_some_and(|reason| reason.contains("set back by 60 min"))
     });
-    assert!(server.log().contains("the system's clock was set back"));
+    assert!(server.log().contains("clock was set back by 60 min"));
 
     clock.set(0);
     eventually(Duration::from_secs(5), "it is well again", || {
@@ -275,6 +283,54 @@ fn a_month_ahead_while_it_runs_and_back() {
     assert_monotone(&server);
     let directory = server.stop();
     Server::start_in(directory, clock.setup()).stop();
+}
+
+#[test]
+fn a_clock_that_was_behind_at_the_start_and_is_set_right_and_wrong_again() {
+    let place = tempfile::tempdir().unwrap();
+    let clock = Clock::new(&place);
+    clock.set(-2 * 3600);
+    let server = Server::start(clock.setup());
+    let target = Target::of(&server);
+    let late = Key::new("late");
+    let token = short_token(&target, "late", 30 * 60);
+
+    // No alarm of setting it forward, once or twice.
+    for offset in [0, 3600] {
+        clock.set(offset);
+        assert_eq!(readiness(&server)["degraded"], false);
+        assert_eq!(metric(&server, "keybound_clock_set_back_seconds"), Some(0));
+    }
+    let refused = target.est(&late, Right::Token(&token)).unwrap();
+    assert_eq!(refused.code(), "token-expired");
+
+    // It is believed, as a moment of a wrong date must be, and does not go without notice.
+    clock.set(-2 * 3600);
+    assert_eq!(target.est(&late, Right::Token(&token)).unwrap().status, 200);
+    eventually(Duration::from_secs(5), "it is told", || {
+        let readiness = readiness(&server);
+        let reason = readiness["reasons"][0].as_str().unwrap_or_default();
+        readiness["ready"] == true
+            && readiness["degraded"] == true
+            && reason.contains("set back by 3 h")
+            && reason.contains("what expired in between is valid again")
+            && reason.contains("restart once it is right")
+    });
+    eventually(Duration::from_secs(5), "it is measured", || {
+        metric(&server, "keybound_clock_set_back_seconds")
+            .is_some_and(|seconds| (10_799..=10_801).contains(&seconds))
+    });
+    assert!(server.log().contains("clock was set back by 3 h"));
+
+    // A new process is told the right time from the start.
+    let directory = server.stop();
+    clock.set(0);
+    let server = Server::start_in(directory, clock.setup());
+    eventually(Duration::from_secs(5), "it is well", || {
+        metric(&server, "keybound_registry_writable") == Some(1)
+    });
+    assert_eq!(readiness(&server)["degraded"], false);
+    server.stop();
 }
 
 #[test]
