@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable};
+use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable, Upstream};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -144,7 +144,9 @@ pub(crate) fn routes(first: SocketAddr, other: SocketAddr) -> Snapshot {
     let route = |path: &str, address: SocketAddr| Route {
         host: None,
         path: path.to_owned(),
-        upstreams: vec![format!("http://{address}").parse().expect("an upstream")],
+        upstream: Upstream::of(vec![
+            format!("http://{address}").parse().expect("an upstream"),
+        ]),
         identity: vec![IdentityHeader::DeviceId],
     };
     Snapshot {

@@ -39,6 +39,7 @@ impl Rig {
             upstream: UpstreamTimeouts {
                 connect: Duration::from_secs(1),
                 first_byte: Duration::from_secs(1),
+                ..UpstreamTimeouts::default()
             },
             ..Limits::default()
         })
@@ -183,10 +184,12 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
     let route = |path: &str, identity| Route {
         host: None,
         path: path.to_owned(),
-        upstreams: upstreams
-            .iter()
-            .map(|address| address.parse().expect("an upstream"))
-            .collect(),
+        upstream: gateway::Upstream::of(
+            upstreams
+                .iter()
+                .map(|address| address.parse().expect("an upstream"))
+                .collect(),
+        ),
         identity,
     };
     Snapshot {

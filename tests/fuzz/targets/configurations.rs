@@ -35,7 +35,7 @@ fuzz_target!(init: seeds::write_if_asked(first_inputs), |text: &str| {
                     assert!(!gateway.listen.is_empty());
                     assert!(purpose == Purpose::Up || !gateway.routes.is_empty());
                     assert!(gateway.workers.is_none_or(|workers| (1..=1024).contains(&workers)));
-                    assert!(gateway.routes.iter().all(|route| !route.upstreams.is_empty()));
+                    assert!(gateway.routes.iter().all(|route| !route.upstream.servers.is_empty()));
                     assert!(!gateway.max_staleness.is_zero());
                     RouteTable::new(gateway.routes).expect("routes that can be used");
                 }
