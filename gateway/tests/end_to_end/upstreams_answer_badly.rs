@@ -32,7 +32,7 @@ async fn hostile_rig() -> (Rig, Hostile, Identity) {
     let mut rig = Rig::start().await;
     let hostile = Hostile::start().await;
     rig.gateway
-        .publish(routes(hostile.address, rig.upstream.address));
+        .publish(routes(hostile.address.clone(), rig.upstream.address));
     let device = rig.device("a", 1).await;
     (rig, hostile, device)
 }
@@ -140,8 +140,17 @@ fn check_connections(hostile: &Hostile, case: &Case, path: &str, clean: &str) {
 #[tokio::test]
 async fn over_http1_each_answer_is_one_answer_or_none() {
     let (rig, hostile, device) = hostile_rig().await;
-    let mut client = Client::connect(&rig, &device).await;
-    let cases: Vec<_> = bad_answers();
+    each_answer(&rig, &hostile, &device, bad_answers()).await;
+}
+
+/// Lets the upstream give each of the answers.
+pub(crate) async fn each_answer(
+    rig: &Rig,
+    hostile: &Hostile,
+    device: &Identity,
+    cases: Vec<Case>,
+) {
+    let mut client = Client::connect(rig, device).await;
     let (mut refused, started) = (0, Instant::now());
     for case in &cases {
         let (path, clean) = (format!("/{}", case.name), format!("/clean/{}", case.name));
@@ -153,12 +162,12 @@ async fn over_http1_each_answer_is_one_answer_or_none() {
         if heard == Heard::Broken {
             // Nothing after a body without end could be told from it.
             assert!(client.ends().await, "{}", case.name);
-            client = Client::connect(&rig, &device).await;
+            client = Client::connect(rig, device).await;
         }
         refused += usize::from(heard == invalid());
         let heard = ask(&mut client, "GET", &clean).await;
         assert_eq!(heard, answer(200, &clean), "after {}", case.name);
-        check_connections(&hostile, case, &path, &clean);
+        check_connections(hostile, case, &path, &clean);
     }
     assert!(refused >= 40 && started.elapsed() < Duration::from_secs(60));
     assert_eq!(
@@ -432,6 +441,7 @@ async fn an_upstream_that_comes_and_goes_is_refused_or_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("bound")
     };
+    let address = format!("http://{address}").parse().expect("an upstream");
     rig.gateway.publish(routes(address, rig.upstream.address));
     // Ten times a second it is there, and gone with all its connections.
     let flap = tokio::spawn(async move {
