@@ -293,10 +293,7 @@ fn every_mistake_of_an_upstream() {
             "text.pem",
             "has no certificate in it; it must be a PEM file with BEGIN CERTIFICATE lines",
         ),
-        (
-            "broken.pem",
-            "is damaged: it is not PEM (RFC 7468)",
-        ),
+        ("broken.pem", "is damaged: it is not PEM (RFC 7468)"),
         (
             "a.key",
             "has a private key in it; it must have certificates only",

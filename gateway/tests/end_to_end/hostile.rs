@@ -46,7 +46,11 @@ pub(crate) enum Step {
 
 impl Hostile {
     pub(crate) async fn start() -> Self {
-        Self::listen(|port| format!("http://127.0.0.1:{port}"), async |tcp| Ok(tcp)).await
+        Self::listen(
+            |port| format!("http://127.0.0.1:{port}"),
+            async |tcp| Ok(tcp),
+        )
+        .await
     }
 
     pub(crate) async fn over_tls(acceptor: TlsAcceptor) -> Self {

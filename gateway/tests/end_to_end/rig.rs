@@ -171,10 +171,15 @@ impl Rig {
 
     /// A line of the metrics.
     pub(crate) fn metric(&self, name: &str) -> String {
+        self.full_metric(&format!("keybound_gateway_{name}"))
+    }
+
+    /// A line of the metrics, by its whole name.
+    pub(crate) fn full_metric(&self, name: &str) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
         text.lines()
-            .find_map(|line| line.strip_prefix(&format!("keybound_gateway_{name} ")))
+            .find_map(|line| line.strip_prefix(&format!("{name} ")))
             .unwrap_or_else(|| panic!("{name} in {text}"))
             .to_owned()
     }

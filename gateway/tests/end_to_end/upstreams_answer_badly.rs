@@ -91,7 +91,7 @@ fn judge(status: u16, head: &str, body: Option<String>) -> Heard {
     Heard::Refused(status, problem.code)
 }
 
-async fn ask(client: &mut Client, method: &str, path: &str) -> Heard {
+pub(crate) async fn ask(client: &mut Client, method: &str, path: &str) -> Heard {
     client
         .send(&format!(
             "{method} {path} HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -144,12 +144,7 @@ async fn over_http1_each_answer_is_one_answer_or_none() {
 }
 
 /// Lets the upstream give each of the answers.
-pub(crate) async fn each_answer(
-    rig: &Rig,
-    hostile: &Hostile,
-    device: &Identity,
-    cases: Vec<Case>,
-) {
+pub(crate) async fn each_answer(rig: &Rig, hostile: &Hostile, device: &Identity, cases: Vec<Case>) {
     let mut client = Client::connect(rig, device).await;
     let (mut refused, started) = (0, Instant::now());
     for case in &cases {
@@ -441,8 +436,8 @@ async fn an_upstream_that_comes_and_goes_is_refused_or_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("bound")
     };
-    let address = format!("http://{address}").parse().expect("an upstream");
-    rig.gateway.publish(routes(address, rig.upstream.address));
+    let upstream = format!("http://{address}").parse().expect("an upstream");
+    rig.gateway.publish(routes(upstream, rig.upstream.address));
     // Ten times a second it is there, and gone with all its connections.
     let flap = tokio::spawn(async move {
         for _ in 0..20 {
