@@ -215,7 +215,6 @@ impl Notes {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "a chain and its key, once")]
     fn upstream_identity(
         &mut self,
         table: &UpstreamTable,

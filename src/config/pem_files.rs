@@ -39,7 +39,12 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
             SectionKind::PrivateKey => PrivatePkcs8KeyDer::from(content).into(),
             SectionKind::EcPrivateKey => PrivateSec1KeyDer::from(content).into(),
             SectionKind::RsaPrivateKey => PrivatePkcs1KeyDer::from(content).into(),
-            _ => {
+            SectionKind::Certificate
+            | SectionKind::PublicKey
+            | SectionKind::Crl
+            | SectionKind::Csr
+            | SectionKind::EchConfigList
+            | _ => {
                 return Err(format!(
                     "{} has a {} in it; it must have one private key only",
                     path.display(),
