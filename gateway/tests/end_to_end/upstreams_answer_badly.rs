@@ -324,7 +324,12 @@ async fn a_body_that_hangs_holds_its_own_stream_only() {
 #[tokio::test]
 async fn a_late_second_answer_is_not_taken_for_the_next_one() {
     let (rig, hostile, device) = hostile_rig().await;
-    let mut client = Client::connect(&rig, &device).await;
+    late_second_answers(&rig, &hostile, &device).await;
+}
+
+/// Lets the upstream say more than it was asked for, later and later.
+pub(crate) async fn late_second_answers(rig: &Rig, hostile: &Hostile, device: &Identity) {
+    let mut client = Client::connect(rig, device).await;
     for round in 0..count(60, 2_000) {
         let (path, clean) = (format!("/{round}"), format!("/clean/{round}"));
         let late = Step::Pause(Duration::from_micros(50 * (round as u64 % 10)));

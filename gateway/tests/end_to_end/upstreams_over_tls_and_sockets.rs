@@ -15,7 +15,7 @@ use crate::bad_answers::{answer, bad_answers};
 use crate::client::Client;
 use crate::hostile::{Hostile, routes, routes_to};
 use crate::rig::Rig;
-use crate::upstreams_answer_badly::{Heard, ask, each_answer};
+use crate::upstreams_answer_badly::{Heard, ask, each_answer, late_second_answers};
 
 /// TLS as a server speaks it; with `clients`, it insists on a certificate that they issued.
 pub(crate) fn acceptor(
@@ -72,6 +72,7 @@ async fn over_tls_each_answer_is_one_answer_or_none() {
         .publish(routes_to(upstream, rig.upstream.address));
     let device = rig.device("a", 1).await;
     each_answer(&rig, &hostile, &device, bad_answers()).await;
+    late_second_answers(&rig, &hostile, &device).await;
 }
 
 #[tokio::test]
@@ -87,6 +88,7 @@ async fn over_a_unix_socket_each_answer_is_one_answer_or_none() {
     // A Unix socket has no reset; the end of a body without length is its end.
     cases.retain(|case| case.name != "reset-without-length");
     each_answer(&rig, &hostile, &device, cases).await;
+    late_second_answers(&rig, &hostile, &device).await;
 }
 
 #[tokio::test]
