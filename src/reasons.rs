@@ -76,6 +76,9 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::UpstreamUnreachable => {
             "The device was let through, but no upstream of the route accepted a connection or kept it. Check that the upstream runs."
         }
+        Code::UpstreamUntrusted => {
+            "The device was let through, but the upstream's certificate is expired, names another server, or is not vouched for by the upstream's roots. Nothing was sent. Look at both."
+        }
         Code::UpstreamTimeout => {
             "The device was let through, but the upstream did not answer in time. Look at its load."
         }

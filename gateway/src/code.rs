@@ -35,6 +35,7 @@ pub enum Code {
     TooManyRequests,
     Overloaded,
     UpstreamUnreachable,
+    UpstreamUntrusted,
     UpstreamTimeout,
     UpstreamInvalid,
     InternalError,
@@ -42,7 +43,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -68,6 +69,7 @@ impl Code {
         Self::TooManyRequests,
         Self::Overloaded,
         Self::UpstreamUnreachable,
+        Self::UpstreamUntrusted,
         Self::UpstreamTimeout,
         Self::UpstreamInvalid,
         Self::InternalError,
@@ -101,6 +103,7 @@ impl Code {
             Self::TooManyRequests => "too-many-requests",
             Self::Overloaded => "overloaded",
             Self::UpstreamUnreachable => "upstream-unreachable",
+            Self::UpstreamUntrusted => "upstream-untrusted",
             Self::UpstreamTimeout => "upstream-timeout",
             Self::UpstreamInvalid => "upstream-invalid",
             Self::InternalError => "internal-error",

@@ -20,11 +20,12 @@ use crate::connections::{Connections, OpenConnection};
 use crate::feed::{self, Applied};
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
+use crate::pure::upstream::UpstreamTimeouts;
 use crate::record::Record;
 use crate::shared::{Shared, now};
 use crate::status_table::StatusTable;
 use crate::tls::Acceptor;
-use crate::upstream::UpstreamTimeouts;
+use crate::upstream::Health;
 use crate::worker::{self, Phase};
 
 /// What a gateway is made of.
@@ -72,7 +73,7 @@ pub struct Limits {
     pub patience: Duration,
     /// How long a connection may take to finish once its certificate was retired.
     pub drain: Duration,
-    /// How long upstreams may take.
+    /// How long upstreams may take for which nothing else is said.
     pub upstream: UpstreamTimeouts,
 }
 
@@ -156,6 +157,8 @@ impl Gateway {
             FingerprintKey::new(&key),
             options.max_staleness,
         ));
+        let health = Arc::new(Health::default());
+        health.learn(&options.snapshot);
         Ok(Bound {
             sockets,
             addresses,
@@ -163,7 +166,8 @@ impl Gateway {
                 acceptor: options.acceptor,
                 serial_key: options.serial_key,
                 snapshot: ArcSwap::from_pointee(options.snapshot),
-                metrics: Metrics::register(registry, Arc::clone(&status)),
+                metrics: Metrics::register(registry, Arc::clone(&status), Arc::clone(&health)),
+                health,
                 status,
                 connections: Arc::new(Connections::new(options.limits.max_connections_per_device)),
                 limits: options.limits,
@@ -182,7 +186,9 @@ impl Gateway {
 
     /// Replaces routes and names for every request from now on.
     pub fn publish(&self, snapshot: Snapshot) {
+        self.shared.health.learn(&snapshot);
         self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.health.publish();
     }
 
     /// Puts a batch of the feed in force. When this returns, no further request of an ended certificate is

@@ -41,12 +41,11 @@ pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
 pub use pure::authorize::Snapshot;
 pub use pure::host::HostFault;
 pub use pure::path::PathFault;
-pub use pure::route::{
-    IdentityHeader, Route, RouteFault, RouteFaultKind, RouteTable, UpstreamAddress,
-    UpstreamAddressFault,
-};
+pub use pure::route::{IdentityHeader, Route, RouteFault, RouteFaultKind, RouteTable};
 pub use pure::tcp_route::{
     StreamAddress, StreamAddressFault, TcpRoute, TcpRouteFault, TcpRouteFaultKind, TcpRouteTable,
 };
+pub use pure::upstream::{HealthCheck, Upstream, UpstreamTimeouts};
+pub use pure::upstream_address::{Scheme, UpstreamAddress, UpstreamAddressFault};
 pub use record::{Outcome, Record, Unregistered};
-pub use upstream::UpstreamTimeouts;
+pub use upstream::{Http2, UpstreamTls, UpstreamTlsFault};

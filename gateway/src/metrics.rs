@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -13,6 +14,7 @@ use prometheus_client::registry::Registry;
 use crate::code::Code;
 use crate::status_table::StatusTable;
 use crate::tls::HandshakeFault;
+use crate::upstream::Health;
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -39,7 +41,14 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Registers everything that the gateway counts.
-    pub(crate) fn register(registry: &mut Registry, status: Arc<StatusTable>) -> Self {
+    pub(crate) fn register(
+        registry: &mut Registry,
+        status: Arc<StatusTable>,
+        health: Arc<Health>,
+    ) -> Self {
+        registry
+            .sub_registry_with_prefix("keybound")
+            .register_collector(Box::new(UpstreamHealth(health)));
         let registry = registry.sub_registry_with_prefix("keybound_gateway");
         registry.register_collector(Box::new(StatusAge(status)));
         let answers = family(
@@ -145,6 +154,31 @@ impl Collector for StatusAge {
             gauge.metric_type(),
         )?;
         gauge.encode(metric)
+    }
+}
+
+/// Which servers of the upstreams that have a name are healthy, at the moment of each scrape.
+#[derive(Debug)]
+struct UpstreamHealth(Arc<Health>);
+
+impl Collector for UpstreamHealth {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let report = self.0.report();
+        if report.is_empty() {
+            return Ok(());
+        }
+        let mut metric = encoder.encode_descriptor(
+            "upstream_healthy",
+            "Whether a server of an upstream is sent requests in the first place",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (upstream, server, healthy) in report {
+            let labels = [("upstream", upstream), ("server", server.to_string())];
+            let gauge = ConstGauge::new(i64::from(healthy));
+            gauge.encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

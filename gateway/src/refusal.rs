@@ -303,6 +303,27 @@ fn upstream(fault: UpstreamFault) -> (StatusCode, Code, &'static str, &'static s
             "Upstream timeout",
             "No upstream of the route accepted a connection in time. Check the network.",
         ),
+        UpstreamFault::Untrusted => (
+            S::BAD_GATEWAY,
+            Code::UpstreamUntrusted,
+            "tls_certificate_error",
+            "Upstream untrusted",
+            "The upstream's certificate is expired, for another name, or not by the roots of the route. Check both.",
+        ),
+        UpstreamFault::Tls => (
+            S::BAD_GATEWAY,
+            Code::UpstreamUnreachable,
+            "tls_protocol_error",
+            "Upstream unreachable",
+            "There was no TLS with the upstream. Check what it speaks on that port, and whether it takes the gateway's certificate.",
+        ),
+        UpstreamFault::NoUpgrade => (
+            S::BAD_GATEWAY,
+            Code::UpstreamInvalid,
+            "http_upgrade_failed",
+            "Upstream without WebSockets",
+            "Only HTTP/2 is spoken with the upstream, over which the gateway opens no WebSockets. Use http:// or https://.",
+        ),
         UpstreamFault::Timeout => (
             S::GATEWAY_TIMEOUT,
             Code::UpstreamTimeout,

@@ -16,6 +16,7 @@ use crate::pure::authorize::Snapshot;
 use crate::record::Record;
 use crate::status_table::StatusTable;
 use crate::tls::Acceptor;
+use crate::upstream::Health;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) status: Arc<StatusTable>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     /// Load balancers that speak the PROXY protocol.

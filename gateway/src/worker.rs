@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 
 use crate::connection;
 use crate::shared::Shared;
-use crate::upstream::Pool;
+use crate::upstream::{Pool, run_checks};
 
 /// What a worker's connections share.
 pub(crate) struct Worker {
@@ -43,13 +43,14 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(&shared.limits),
+        pool: Pool::new(&shared.limits, Arc::clone(&shared.health)),
         shared,
         open: Cell::new(0),
         turns: Cell::new(0),
         closed: Notify::new(),
         phase: phase.clone(),
     });
+    spawn_local(run_checks(Arc::clone(&worker.shared)));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let listener = TcpListener::from_std(listener)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot, TcpRouteTable,
+    Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot, TcpRouteTable, Upstream,
 };
 use identity::feed::Sighting;
 use identity::{Kind, Name};
@@ -141,11 +141,11 @@ async fn builtin_upstream() -> Result<(TcpListener, Route), StartFault> {
     let route = Route {
         host: None,
         path: "/".into(),
-        upstreams: vec![
+        upstream: Upstream::of(vec![
             format!("http://{address}")
                 .parse()
                 .expect("an address with a port is an upstream"),
-        ],
+        ]),
         identity: vec![IdentityHeader::DeviceId],
     };
     Ok((listener, route))

@@ -1,11 +1,13 @@
 //! The checks of `[gateway]` and its routes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, UpstreamAddress};
+use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, Upstream, UpstreamAddress};
 
 use super::check::{Notes, Purpose};
+use super::check_upstream::Upstreams;
 use super::file::{GatewayTable, RouteTable as RouteSection};
 use super::{GatewayConfig, Located, Place, values};
 use crate::duration;
@@ -55,7 +57,8 @@ impl Notes {
                 "[gateway] has no route, so every request would be refused; add [[gateway.route]] with an upstream",
             );
         }
-        let routes = self.routes(table.routes, names);
+        let upstreams = self.upstream_tables(table.upstreams);
+        let routes = self.routes(table.routes, names, &upstreams);
         let tcp_routes = self.tcp_routes(table.tcp_routes, names, &routes);
         GatewayConfig {
             listen,
@@ -68,12 +71,17 @@ impl Notes {
         }
     }
 
-    fn routes(&mut self, tables: Vec<RouteSection>, names: &[String]) -> Vec<Route> {
+    fn routes(
+        &mut self,
+        tables: Vec<RouteSection>,
+        names: &[String],
+        upstreams: &Upstreams,
+    ) -> Vec<Route> {
         let mut places = Vec::with_capacity(tables.len());
         let mut routes = Vec::with_capacity(tables.len());
         for table in tables {
             let place = table.place;
-            if let Some(route) = self.route(table, names) {
+            if let Some(route) = self.route(table, names, upstreams) {
                 places.push(place);
                 routes.push(route);
             }
@@ -91,7 +99,7 @@ impl Notes {
                     self.note(place, format!("this route is refused: {}", fault.kind));
                 }
                 // Noted where the upstream was read.
-                RouteFaultKind::NoUpstream => {}
+                RouteFaultKind::NoUpstream | RouteFaultKind::NoRoots => {}
                 RouteFaultKind::Duplicate { first } => {
                     let other = match places.get(first) {
                         Some(Place::Line(line)) => format!("the route of line {line}"),
@@ -108,7 +116,12 @@ impl Notes {
     }
 
     /// `None` if the route's host was refused, so that the route would be another one without it.
-    fn route(&mut self, table: RouteSection, names: &[String]) -> Option<Route> {
+    fn route(
+        &mut self,
+        table: RouteSection,
+        names: &[String],
+        upstreams: &Upstreams,
+    ) -> Option<Route> {
         let host = table
             .host
             .map(|host| self.named_host(&host, "the route's host", names));
@@ -118,7 +131,7 @@ impl Notes {
         let route = Route {
             path: table.path.map_or_else(|| "/".to_owned(), |path| path.value),
             identity: self.identity(table.identity),
-            upstreams: self.upstreams(table.upstream, table.place),
+            upstream: self.upstream(table.upstream, table.place, upstreams),
             host: None,
         };
         match host {
@@ -130,30 +143,36 @@ impl Notes {
         }
     }
 
-    fn upstreams(
+    /// The upstream of that name, or one of the servers that were written.
+    fn upstream(
         &mut self,
         written: Option<Vec<Located<String>>>,
         route: Place,
-    ) -> Vec<UpstreamAddress> {
+        upstreams: &Upstreams,
+    ) -> Arc<Upstream> {
         let written = written.unwrap_or_default();
-        if written.is_empty() {
+        if let [name] = &written[..]
+            && values::is_upstream_name(&name.value)
+        {
+            let found = self.take(name.place, upstreams.find(&name.value));
+            return found.unwrap_or_else(|| Upstream::of(vec![]));
+        }
+        let example =
+            "the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"";
+        let servers = self.servers(Some(&written), route, example);
+        let tls = |one: &&Located<String>| one.value.starts_with("https://");
+        if servers.iter().any(UpstreamAddress::is_tls)
+            && let Some(one) = written.iter().find(tls)
+        {
             self.note(
-                route,
-                "the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"",
+                one.place,
+                format!(
+                    "the upstream {:?} speaks TLS, so it needs roots: write a [[gateway.upstream]] with name, servers and roots, and its name here",
+                    one.value
+                ),
             );
         }
-        let mut upstreams = Vec::with_capacity(written.len());
-        for Located { place, value } in written {
-            let Some(upstream) = self.take(place, values::upstream(&value)) else {
-                continue;
-            };
-            if upstreams.contains(&upstream) {
-                self.note(place, format!("the upstream {value:?} is written twice"));
-            } else {
-                upstreams.push(upstream);
-            }
-        }
-        upstreams
+        Upstream::of(servers)
     }
 
     fn identity(&mut self, written: Option<Vec<Located<String>>>) -> Vec<IdentityHeader> {

@@ -2,6 +2,7 @@
 
 use toml::de::DeTable;
 
+pub(crate) use super::file_upstream::UpstreamTable;
 use super::reader::{Notes, Section};
 use super::{Located, Mistake, Place};
 
@@ -26,6 +27,7 @@ pub(crate) struct GatewayTable {
     pub(crate) without_sni: Option<Vec<Located<String>>>,
     pub(crate) max_staleness: Option<Located<String>>,
     pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
+    pub(crate) upstreams: Vec<UpstreamTable>,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
 }
@@ -74,6 +76,7 @@ impl GatewayTable {
             without_sni: None,
             max_staleness: None,
             proxy_protocol_from: None,
+            upstreams: Vec::new(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
         }
@@ -127,6 +130,11 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
         without_sni: section.strings("without_sni", notes),
         max_staleness: section.string("max_staleness", notes),
         proxy_protocol_from: section.strings("proxy_protocol_from", notes),
+        upstreams: section
+            .sections("upstream", "[[gateway.upstream]]", notes)
+            .into_iter()
+            .map(|section| UpstreamTable::read(section, notes))
+            .collect(),
         routes: section
             .sections("route", "[[gateway.route]]", notes)
             .into_iter()

@@ -5,7 +5,10 @@
 mod check;
 mod check_gateway;
 mod check_tcp;
+mod check_upstream;
 pub(crate) mod file;
+mod file_upstream;
+mod pem_files;
 mod reader;
 #[cfg(test)]
 mod tests;

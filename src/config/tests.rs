@@ -39,7 +39,7 @@ fn defaults() {
         [Route {
             host: None,
             path: "/".into(),
-            upstreams: vec!["http://b".parse().expect("legal")],
+            upstream: gateway::Upstream::of(vec!["http://b".parse().expect("legal")]),
             identity: vec![gateway::IdentityHeader::DeviceId],
         }]
     );
@@ -96,7 +96,7 @@ identity = ["device-id", "xfcc"]
         "line 17: the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"",
         "line 19: client = \"anonymous\" comes in a later version; write \"require\" or leave it out",
         "line 21: this route has the same host and path as the route of line 17; list all its upstreams in one route",
-        "line 23: the upstream \"https://10.0.0.1\" asks for TLS, which comes in a later version; use http://",
+        "line 23: the upstream \"https://10.0.0.1\" speaks TLS, so it needs roots: write a [[gateway.upstream]] with name, servers and roots, and its name here",
         "line 24: the identity form \"xfcc\" is not known; write \"device-id\" or \"client-cert\"",
     ];
     assert_eq!(judge(source).expect_err("many mistakes"), expected);
@@ -129,5 +129,271 @@ fn what_is_no_toml_is_said_so() {
             .iter()
             .any(|m| m.starts_with("line 2: this is not TOML: ")),
         "{mistakes:?}"
+    );
+}
+
+/// What lies in a folder of certificates that a test may name.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let files = Self(tempfile::tempdir().expect("a folder"));
+        for name in ["a", "b"] {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("made");
+            files.write(&format!("{name}.pem"), &made.cert.pem());
+            files.write(&format!("{name}.key"), &made.signing_key.serialize_pem());
+        }
+        files.write("empty.pem", "");
+        files.write("text.pem", "hello\n");
+        let broken = "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n";
+        files.write("broken.pem", broken);
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        files.write("garbage.pem", garbage);
+        files
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.0.path().join(name), content).expect("written");
+    }
+
+    /// A configuration whose upstream has these lines; `@` is the folder.
+    fn judge(&self, lines: &str) -> Result<Config, Vec<String>> {
+        let folder = self.0.path().display().to_string();
+        let lines = lines.replace('@', &folder);
+        let source = format!(
+            "[ca]\n[gateway]\nroute = [{{ upstream = 'u' }}]\n[[gateway.upstream]]\nname = 'u'\n{lines}"
+        );
+        judge(&source).map_err(|mistakes| {
+            let shorter = mistakes.iter();
+            shorter.map(|one| one.replace(&folder, "@")).collect()
+        })
+    }
+}
+
+#[test]
+fn the_examples_lines_for_tls_have_no_mistake() {
+    let files = Files::new();
+    let source = include_str!("../../config/keybound.toml");
+    let mut lines: Vec<String> = Vec::new();
+    for line in source.lines() {
+        match line.strip_prefix("#tls ") {
+            None => lines.push(line.to_owned()),
+            Some(line) => {
+                lines.retain(|other| {
+                    other != r#"servers = ["http://10.0.0.8:8080", "unix:/run/orders.sock"]"#
+                });
+                let folder = files.0.path().display();
+                lines.push(
+                    line.replace("orders-ca.pem", &format!("{folder}/a.pem"))
+                        .replace("gateway.pem", &format!("{folder}/b.pem"))
+                        .replace("gateway.key", &format!("{folder}/b.key")),
+                );
+            }
+        }
+    }
+    let config = judge(&lines.join("\n")).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let routes = config.gateway.expect("its table is there").routes;
+    let orders = routes.iter().find(|route| route.path == "/orders/");
+    assert!(orders.is_some_and(|route| route.upstream.tls.is_some()));
+}
+
+#[test]
+fn upstreams_have_what_was_written_or_the_defaults() {
+    let files = Files::new();
+    let config = files
+        .judge("servers = ['http://b', 'unix:/s', 'h2c://c']")
+        .expect("legal");
+    let gateway = config.gateway.expect("its table is there");
+    let upstream = &gateway.routes[0].upstream;
+    assert_eq!(
+        upstream.timeouts,
+        Some(gateway::UpstreamTimeouts::default())
+    );
+    assert_eq!(
+        (upstream.max_connections, &upstream.health_check),
+        (1024, &None)
+    );
+    let config = files
+        .judge(
+            "servers = ['https://b']\nroots = '@/a.pem'\nidle_timeout = '1h'\nmax_connections = 7\n\
+             health_check = { path = '/up', unhealthy_after = 1 }",
+        )
+        .expect("legal");
+    let gateway = config.gateway.expect("its table is there");
+    let upstream = &gateway.routes[0].upstream;
+    assert!(upstream.tls.is_some() && upstream.max_connections == 7);
+    assert_eq!(
+        upstream.timeouts.map(|times| times.idle),
+        Some(Duration::from_secs(3_600))
+    );
+    let check = upstream.health_check.as_ref().expect("a check");
+    assert_eq!(
+        (
+            check.path.as_str(),
+            check.unhealthy_after,
+            check.healthy_after
+        ),
+        ("/up", 1, 2)
+    );
+}
+
+#[test]
+fn every_mistake_of_an_upstream() {
+    let files = Files::new();
+    let check = |lines: &str, expected: &[&str]| {
+        assert_eq!(
+            files.judge(lines).err().unwrap_or_default(),
+            expected,
+            "{lines}"
+        );
+    };
+    let tls = "servers = ['https://b']\nroots = '@/a.pem'\n";
+    check(tls, &[]);
+    check(
+        &format!("{tls}certificate = '@/b.pem'\nkey = '@/b.key'"),
+        &[],
+    );
+    check(
+        "",
+        &[
+            "line 4: the upstream has no servers; write for example servers = [\"https://10.0.0.5:8443\"]",
+        ],
+    );
+    check(
+        "servers = ['http://b', 'ftp://c', 'http://b']",
+        &[
+            "line 6: the upstream \"ftp://c\" is refused: it must start with http://, https://, h2c:// or unix:/; write for example http://10.0.0.5:8080",
+            "line 6: the upstream \"http://b\" is written twice",
+        ],
+    );
+    check(
+        "servers = ['https://b']",
+        &[
+            "line 4: a server speaks TLS, so roots must name a PEM file with the CA certificates that vouch for it; those of the system are never used",
+        ],
+    );
+    check(
+        "servers = ['http://b']\nroots = '@/a.pem'\nhttp2 = 'auto'",
+        &[
+            "line 7: roots is for TLS, and no server of the upstream speaks it; write https:// or leave roots out",
+            "line 8: http2 is for TLS, and no server of the upstream speaks it; write https:// or leave http2 out",
+        ],
+    );
+    for (file, sentence) in [
+        (
+            "none.pem",
+            "cannot be read: No such file or directory (os error 2)",
+        ),
+        ("", "is not a file"),
+        (
+            "empty.pem",
+            "has no certificate in it; it must be a PEM file with BEGIN CERTIFICATE lines",
+        ),
+        (
+            "text.pem",
+            "has no certificate in it; it must be a PEM file with BEGIN CERTIFICATE lines",
+        ),
+        ("broken.pem", "is damaged: it is not PEM (RFC 7468)"),
+        (
+            "a.key",
+            "has a private key in it; it must have certificates only",
+        ),
+    ] {
+        for key in ["roots", "certificate"] {
+            let lines = match key {
+                "roots" => format!("servers = ['https://b']\nroots = '@/{file}'"),
+                _ => format!(
+                    "servers = ['https://b']\nroots = '@/a.pem'\ncertificate = '@/{file}'\nkey = '@/b.key'"
+                ),
+            };
+            let found = files.judge(&lines).expect_err("a mistake");
+            let line = if key == "roots" { 7 } else { 8 };
+            assert_eq!(found, [format!("line {line}: {key}: @/{file} {sentence}")]);
+        }
+    }
+    let found = files.judge("servers = ['https://b']\nroots = '@/garbage.pem'");
+    let found = found.expect_err("a mistake");
+    assert!(
+        found[0].starts_with("line 7: roots: root certificate 1 cannot be used: "),
+        "{found:?}"
+    );
+    for (file, sentence) in [
+        (
+            "a.key",
+            "line 9: key is not the key of the certificate; name the two that belong together",
+        ),
+        (
+            "b.pem",
+            "line 9: key: @/b.pem has a certificate in it; it must have one private key only",
+        ),
+        (
+            "empty.pem",
+            "line 9: key: @/empty.pem has no private key in it that can be read; it must be a PEM file, and not encrypted",
+        ),
+    ] {
+        check(
+            &format!("{tls}certificate = '@/b.pem'\nkey = '@/{file}'"),
+            &[sentence],
+        );
+    }
+    check(
+        &format!("{tls}certificate = '@/b.pem'"),
+        &["line 8: certificate needs its key; name the PEM file in key"],
+    );
+    check(
+        &format!("{tls}key = '@/b.key'"),
+        &["line 8: key needs its certificate; name the PEM file in certificate"],
+    );
+    check(
+        &format!(
+            "{tls}http2 = 'yes'\nserver_name = 'a b'\nidle_timeout = '0s'\nmax_connections = 0\nx = 1\nhealth_check = {{ every = '1s', timeout = '2s', unhealthy_after = 0 }}"
+        ),
+        &[
+            "line 8: http2 = \"yes\" is not known; write \"auto\", \"never\" or \"always\"",
+            "line 9: \"a b\" is neither a host name nor an IP address; write it without scheme, port and path",
+            "line 10: idle_timeout must lie between 1s and 24h",
+            "line 11: max_connections must lie between 1 and 65535",
+            "line 12: [[gateway.upstream]] has no key \"x\"; its keys are: name, servers, roots, certificate, key, server_name, http2, connect_timeout, first_byte_timeout, idle_timeout, max_connections, health_check",
+            "line 13: a check's timeout must not be longer than every",
+            "line 13: health_check has no path; write for example path = \"/healthz\"",
+            "line 13: unhealthy_after must lie between 1 and 100",
+        ],
+    );
+}
+
+#[test]
+fn routes_find_their_upstreams_by_name() {
+    let check = |source: &str, expected: &[&str]| {
+        let source = format!("[ca]\n[gateway]\n{source}");
+        assert_eq!(
+            judge(&source).err().unwrap_or_default(),
+            expected,
+            "{source}"
+        );
+    };
+    check(
+        "route = [{ upstream = ['u'] }]\nupstream = [{ name = 'u', servers = 'unix:/s' }]",
+        &[],
+    );
+    check(
+        "route = [{ upstream = 'u' }]",
+        &[
+            "line 3: the upstream \"u\" is neither a URL, such as http://10.0.0.5:8080, nor the name of a [[gateway.upstream]]",
+        ],
+    );
+    check(
+        "route = [{ upstream = 'u' }]\nupstream = [{ name = 'v', servers = 'unix:/s' }, { name = 'v', servers = 'unix:/t' }, { servers = 'unix:/t' }, { name = 'a:b', servers = 'unix:/t' }]",
+        &[
+            "line 3: no [[gateway.upstream]] has the name \"u\"; there are: v, a:b",
+            "line 4: another [[gateway.upstream]] has the same name",
+            "line 4: the name \"a:b\" is refused; write 1-64 letters, digits, dots, underscores or hyphens",
+            "line 4: the upstream has no name; write for example name = \"backend\"",
+        ],
+    );
+    check(
+        "route = [{ upstream = ['u', 'http://b'] }]\nupstream = [{ name = 'u', servers = 'unix:/s' }]",
+        &[
+            "line 3: the upstream \"u\" is refused: it must start with http://, https://, h2c:// or unix:/; write for example http://10.0.0.5:8080",
+        ],
     );
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use gateway::{IdentityHeader, UpstreamAddress};
+use gateway::{Http2, IdentityHeader, UpstreamAddress};
 use identity::server_address::is_dns_name;
 
 /// A DNS name or IP address for the server certificate, in lower case.
@@ -34,22 +34,61 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// `http://host[:port]`
+/// The address of an upstream's server.
 pub(super) fn upstream(text: &str) -> Result<UpstreamAddress, String> {
-    if text.starts_with("https://") {
-        return Err(format!(
-            "the upstream {text:?} asks for TLS, which comes in a later version; use http://"
-        ));
+    text.parse().map_err(|fault| {
+        format!("the upstream {text:?} is refused: {fault}; write for example http://10.0.0.5:8080")
+    })
+}
+
+/// Whether a route's upstream is a name, and not an address.
+pub(super) fn is_upstream_name(text: &str) -> bool {
+    upstream_name(text).is_ok()
+}
+
+/// What a route calls an upstream. It has no colon, so no address is one.
+pub(super) fn upstream_name(text: &str) -> Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=64).contains(&text.len()) && text.bytes().all(legal) {
+        Ok(())
+    } else {
+        Err(format!(
+            "the name {text:?} is refused; write 1-64 letters, digits, dots, underscores or hyphens"
+        ))
     }
-    match text.parse::<UpstreamAddress>() {
-        Ok(address) if address.port() == 0 => Err(format!(
-            "the upstream {text:?} has port 0, where nobody listens"
-        )),
-        Ok(address) => Ok(address),
-        Err(fault) => Err(format!(
-            "the upstream {text:?} is refused: {fault}; write for example http://10.0.0.5:8080"
+}
+
+/// Whether HTTP/2 is spoken over TLS.
+pub(super) fn http2(text: &str) -> Result<Http2, String> {
+    match text {
+        "auto" => Ok(Http2::Auto),
+        "never" => Ok(Http2::Never),
+        "always" => Ok(Http2::Always),
+        _ => Err(format!(
+            "http2 = {text:?} is not known; write \"auto\", \"never\" or \"always\""
         )),
     }
+}
+
+/// The target of a health check: a path, perhaps with a query.
+pub(super) fn check_path(text: &str) -> Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if text.starts_with('/') && text.len() <= 1024 && text.bytes().all(legal) {
+        Ok(())
+    } else {
+        Err(format!(
+            "the path {text:?} of a health check is refused; write for example /healthz"
+        ))
+    }
+}
+
+/// The host of a health check, perhaps with a port.
+pub(super) fn check_host(text: &str) -> Result<(), String> {
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && !name.contains(':') => name,
+        Some(_) | None => text,
+    };
+    server_name(name).map(drop)
 }
 
 /// A form in which the upstream is told who calls.
@@ -105,9 +144,30 @@ mod tests {
 
     #[test]
     fn upstreams() {
-        assert!(upstream("http://10.0.0.5:8080").is_ok());
-        for refused in ["10.0.0.5:8080", "https://a", "http://a:0", "http://a/b"] {
+        for legal in ["http://10.0.0.5:8080", "https://a", "unix:/run/a"] {
+            assert!(
+                upstream(legal).is_ok() && !is_upstream_name(legal),
+                "{legal:?}"
+            );
+        }
+        for refused in ["10.0.0.5:8080", "http://a:0", "http://a/b"] {
             assert!(upstream(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn health_checks() {
+        for legal in ["/", "/healthz", "/a?b=c%20"] {
+            assert!(check_path(legal).is_ok(), "{legal:?}");
+        }
+        for refused in ["", "healthz", "/a b", "/a\r\n", "/#", "/\u{e9}"] {
+            assert!(check_path(refused).is_err(), "{refused:?}");
+        }
+        for legal in ["a", "a.example:80", "10.0.0.1:1"] {
+            assert!(check_host(legal).is_ok(), "{legal:?}");
+        }
+        for refused in ["", "a b", "http://a", "a:x", "a:99999"] {
+            assert!(check_host(refused).is_err(), "{refused:?}");
         }
     }
 }

@@ -19,6 +19,7 @@ mod a_saved_session_cannot_be_resumed;
 mod an_mqtt_broker_learns_which_device_is_there;
 mod files_that_are_not_as_they_were_left_stop_the_start;
 mod forged_identity_never_reaches_an_upstream;
+mod nginx_is_an_upstream_over_tls_http2_and_a_socket;
 mod nginx_receives_what_the_device_sent;
 mod no_port_lets_a_stranger_in;
 mod no_revocation_slips_between_entering_and_reading;

@@ -8,13 +8,26 @@ use std::time::Duration;
 
 use crate::harness::{Server, Setup, eventually, text};
 
-struct Nginx {
+pub(crate) struct Nginx {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Nginx {
     fn start(directory: &Path) -> Self {
+        Self::start_with(directory, |port, root| {
+            format!(
+                "server {{
+                   listen 127.0.0.1:{port};
+                   location /who {{ return 200 \"$http_x_device_id|$http_client_cert|$http_host\\n\"; }}
+                   location /uploads/ {{ root {root}; dav_methods PUT; }}
+                 }}"
+            )
+        })
+    }
+
+    /// With the servers that are made of a free port and nginx's own folder; one of them listens there.
+    pub(crate) fn start_with(directory: &Path, servers: impl FnOnce(u16, &str) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -22,7 +35,8 @@ impl Nginx {
             .port();
         let folder = directory.join("nginx");
         std::fs::create_dir_all(folder.join("uploads")).unwrap();
-        let root = folder.display();
+        let root = folder.display().to_string();
+        let servers = servers(port, &root);
         let configuration = format!(
             "daemon off; pid {root}/pid; error_log {root}/error.log; user root;
              worker_processes 1;
@@ -31,11 +45,7 @@ impl Nginx {
                access_log off; client_max_body_size 0; keepalive_timeout 60s;
                client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;
                fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
-               server {{
-                 listen 127.0.0.1:{port};
-                 location /who {{ return 200 \"$http_x_device_id|$http_client_cert|$http_host\\n\"; }}
-                 location /uploads/ {{ root {root}; dav_methods PUT; }}
-               }}
+               {servers}
              }}"
         );
         std::fs::write(folder.join("nginx.conf"), configuration).unwrap();

@@ -220,7 +220,7 @@ mod tests {
             routes: RouteTable::new(vec![Route {
                 host: None,
                 path: "/v1".into(),
-                upstreams: vec!["http://127.0.0.1:1".parse().expect("legal")],
+                upstream: crate::Upstream::of(vec!["http://127.0.0.1:1".parse().expect("legal")]),
                 identity: vec![IdentityHeader::DeviceId],
             }])
             .expect("routes"),

@@ -16,9 +16,9 @@ pub(crate) struct Frames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     length: usize,
-    kind: u8,
-    flags: u8,
-    stream: u32,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
 }
 
 impl Frames {
@@ -77,6 +77,11 @@ impl Frame {
             flags,
             stream: u32::from_be_bytes([s3 & 0x7f, s2, s1, s0]),
         }
+    }
+
+    /// Whether it sets something, and does not only acknowledge that.
+    pub(crate) fn is_settings(self) -> bool {
+        self.kind == SETTINGS && self.flags & ACK == 0
     }
 
     fn cost(self) -> u32 {
@@ -165,12 +170,13 @@ impl Allowance {
 
 const HEADER: usize = 9;
 const PREFACE: usize = 24;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const PADDED: u8 = 8;
 const ENHANCE_YOUR_CALM: u8 = 11;
 /// Enough for a hundred streams that are begun, prioritized, updated and canceled at once.

@@ -6,10 +6,12 @@
 
 pub(crate) mod answer_head;
 pub(crate) mod authorize;
+pub(crate) mod balance;
 mod chunked;
 pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod host;
+pub(crate) mod http2_answers;
 pub(crate) mod http2_frames;
 pub(crate) mod identity_names;
 pub(crate) mod path;
@@ -17,3 +19,5 @@ pub(crate) mod proxy_protocol;
 pub(crate) mod request_head;
 pub(crate) mod route;
 pub(crate) mod tcp_route;
+pub(crate) mod upstream;
+pub(crate) mod upstream_address;

@@ -1,11 +1,12 @@
 //! Routes: which upstream a request goes to, and what that upstream is told.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
+use std::sync::Arc;
 
 use super::host::{Host, HostFault};
 use super::path::{PathFault, most_eager_reading};
+use super::upstream::Upstream;
+use super::upstream_address::UpstreamAddress;
 
 /// One route as it was configured. Every route requires a device's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub struct Route {
     pub host: Option<String>,
     /// The path prefix, which ends at a segment's boundary: `/v1` is `/v1` and `/v1/x`, not `/v1x`.
     pub path: String,
-    /// Where requests go, in turns.
-    pub upstreams: Vec<UpstreamAddress>,
+    /// Where requests go.
+    pub upstream: Arc<Upstream>,
     /// The headers that tell the upstream who the device is.
     pub identity: Vec<IdentityHeader>,
 }
@@ -27,74 +28,6 @@ pub enum IdentityHeader {
     DeviceId,
     /// `Client-Cert` (RFC 9440): the certificate.
     ClientCert,
-}
-
-/// `http://host[:port]`: an HTTP/1.1 server in a network that is trusted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UpstreamAddress {
-    host: String,
-    port: u16,
-}
-
-impl UpstreamAddress {
-    /// The DNS name or IP address, without brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The TCP port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl FromStr for UpstreamAddress {
-    type Err = UpstreamAddressFault;
-
-    fn from_str(url: &str) -> Result<Self, UpstreamAddressFault> {
-        let authority = url
-            .strip_prefix("http://")
-            .ok_or(UpstreamAddressFault::Scheme)?;
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
-        if authority.contains(['/', '?', '#']) {
-            return Err(UpstreamAddressFault::Path);
-        }
-        let host = Host::from_authority(authority).map_err(UpstreamAddressFault::Host)?;
-        let port = match authority.rsplit_once(':') {
-            Some((_, digits)) if !digits.ends_with(']') => digits
-                .parse()
-                .map_err(|_| UpstreamAddressFault::Host(HostFault::Port))?,
-            Some(_) | None => 80,
-        };
-        Ok(Self {
-            host: host.as_str().to_owned(),
-            port,
-        })
-    }
-}
-
-impl fmt::Display for UpstreamAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "http://[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "http://{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Why a text is no upstream address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UpstreamAddressFault {
-    /// It does not start with `http://`.
-    #[error("it must start with http://")]
-    Scheme,
-    /// A path, query or fragment follows the host.
-    #[error("it must end after the port; the route's path is forwarded as it is")]
-    Path,
-    /// The host or port is wrong.
-    #[error("{0}")]
-    Host(HostFault),
 }
 
 /// All routes, checked. Equal requests find equal routes.
@@ -124,8 +57,12 @@ impl RouteTable {
                 Ok(_) => fault(RouteFaultKind::PathNotPlain),
                 Err(error) => fault(RouteFaultKind::Path(error)),
             }
-            if route.upstreams.is_empty() {
+            let upstream = &route.upstream;
+            if upstream.servers.is_empty() {
                 fault(RouteFaultKind::NoUpstream);
+            }
+            if upstream.tls.is_none() && upstream.servers.iter().any(UpstreamAddress::is_tls) {
+                fault(RouteFaultKind::NoRoots);
             }
             if let Some(first) = seen.insert((host.clone(), route.path.clone()), position) {
                 fault(RouteFaultKind::Duplicate { first });
@@ -167,6 +104,15 @@ impl RouteTable {
         }
     }
 
+    /// The upstreams of all routes; one that several routes lead to comes up as often.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.exact
+            .values()
+            .flatten()
+            .chain(&self.any)
+            .map(|route| &route.upstream)
+    }
+
     fn longest_prefix(&self, host: &Host<'_>, host_is_served: bool, path: &str) -> Option<&Route> {
         let any = if host_is_served { &self.any[..] } else { &[] };
         let exact = self.exact.get(host.as_str()).map_or(&[][..], Vec::as_slice);
@@ -202,6 +148,9 @@ pub enum RouteFaultKind {
     /// It leads nowhere.
     #[error("there is no upstream")]
     NoUpstream,
+    /// It leads to a server whose certificate nobody could judge.
+    #[error("an upstream speaks TLS, and there are no roots to check its certificate with")]
+    NoRoots,
     /// An earlier route has the same host and path.
     #[error("it has the host and path of route {}", .first + 1)]
     Duplicate {
@@ -223,7 +172,7 @@ mod tests {
         Route {
             host: host.map(str::to_owned),
             path: path.to_owned(),
-            upstreams: vec!["http://127.0.0.1:9".parse().expect("legal")],
+            upstream: Upstream::of(vec!["http://127.0.0.1:9".parse().expect("legal")]),
             identity: vec![IdentityHeader::DeviceId],
         }
     }
@@ -285,7 +234,9 @@ mod tests {
     #[test]
     fn all_mistakes_at_once() {
         let mut nowhere = route(None, "/a");
-        nowhere.upstreams.clear();
+        nowhere.upstream = Upstream::of(vec![]);
+        let mut rootless = route(None, "/rootless");
+        rootless.upstream = Upstream::of(vec!["https://a".parse().expect("legal")]);
         let faults = RouteTable::new(vec![
             route(Some("a b"), "/"),
             route(None, "v1"),
@@ -294,6 +245,7 @@ mod tests {
             route(None, "/%61"),
             route(None, "/x/../y"),
             route(None, "/ok"),
+            rootless,
         ])
         .map(|_| ());
         let fault = |position, kind| RouteFault { position, kind };
@@ -306,34 +258,8 @@ mod tests {
                 fault(3, RouteFaultKind::Duplicate { first: 2 }),
                 fault(4, RouteFaultKind::PathNotPlain),
                 fault(5, RouteFaultKind::Path(PathFault::DotSegment)),
+                fault(7, RouteFaultKind::NoRoots),
             ])
-        );
-    }
-
-    #[test]
-    fn upstream_addresses() {
-        let check = |text: &str, expected: Result<&str, UpstreamAddressFault>| {
-            assert_eq!(
-                text.parse::<UpstreamAddress>().map(|a| a.to_string()),
-                expected.map(str::to_owned),
-                "{text}"
-            );
-        };
-        check("http://10.0.0.5:8080", Ok("http://10.0.0.5:8080"));
-        check("http://Backend/", Ok("http://backend:80"));
-        check("http://[::1]:81", Ok("http://[::1]:81"));
-        check("http://[::1]", Ok("http://[::1]:80"));
-        check("https://a", Err(UpstreamAddressFault::Scheme));
-        check("a:80", Err(UpstreamAddressFault::Scheme));
-        check("http://a/b", Err(UpstreamAddressFault::Path));
-        check("http://a?b", Err(UpstreamAddressFault::Path));
-        check(
-            "http://u@a",
-            Err(UpstreamAddressFault::Host(HostFault::Userinfo)),
-        );
-        check(
-            "http://a:99999",
-            Err(UpstreamAddressFault::Host(HostFault::Port)),
         );
     }
 }

@@ -13,7 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::pool::Lease;
+use super::idle::Idle;
+use super::lease::Lease;
 use crate::handle::Flight;
 use crate::pace::{LONG, Pace};
 use crate::pure::headers::{HeaderFault, clean_request_trailers, clean_response_trailers};
@@ -200,12 +201,14 @@ pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease>,
     upload: Rc<Upload>,
+    idle: Idle,
 }
 
 impl ResponseBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease, upload: Rc<Upload>) -> Self {
         Self {
             incoming,
+            idle: Idle::new(lease.idle),
             lease: Some(lease),
             upload,
         }
@@ -220,7 +223,14 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() && self.idle.is_over(cx) {
+            tracing::debug!("an upstream paused for too long in the middle of an answer");
+            self.lease = None;
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
+        }
+        let frame = ready!(polled);
+        self.idle.rest();
         self.upload.moved();
         Poll::Ready(match frame {
             None => {

@@ -1,13 +1,23 @@
 //! The upstream's side: a request goes out over a kept connection or a new one, its answer comes back.
 
 mod body;
+mod checks;
+mod connect;
+mod counted_io;
+mod health;
+mod http2;
+mod idle;
+mod lease;
 mod pool;
+mod server;
+mod tls;
+mod transport;
 mod watched_io;
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use futures_util::future::Either;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -15,12 +25,17 @@ use tokio::time::{Instant, timeout_at};
 
 use self::body::Upload;
 pub(crate) use self::body::{RequestBody, ResponseBody};
-use self::pool::Lease;
+pub(crate) use self::checks::run_checks;
+use self::connect::MAX_RESPONSE_HEADERS;
+pub(crate) use self::health::Health;
+use self::lease::{Connection, Lease};
 pub(crate) use self::pool::Pool;
-pub use self::pool::UpstreamTimeouts;
+use self::server::Need;
+pub use self::tls::{Http2, UpstreamTls, UpstreamTlsFault};
 use crate::handle::{Flight, Handle};
 use crate::metrics::Metrics;
 use crate::pure::route::Route;
+use crate::pure::upstream::UpstreamTimeouts;
 use crate::refusal::Refusal;
 
 /// An upstream's answer, its framing checked.
@@ -30,11 +45,12 @@ pub(crate) struct Answer {
     pub(crate) upload: Rc<Upload>,
 }
 
-/// Sends a request to one of the route's upstreams.
+/// Sends a request to one of the servers of the route's upstream.
 ///
-/// They take turns; if one does not accept connections, the next is tried. What may have reached an
-/// upstream is sent again only if it is harmless (RFC 9110, section 9.2.1), has no body, and the connection was a
-/// kept one that ended without a byte of an answer.
+/// If one does not accept connections, the next is tried. What may have reached a server is sent again only if the
+/// server says that it did nothing about it (over HTTP/2: REFUSED_STREAM, or GOAWAY with an earlier stream), or if it
+/// is harmless (RFC 9110, section 9.2.1) and the connection was a kept one that ended without a byte of an answer;
+/// and in both cases only if it has no body.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     metrics: &Metrics,
@@ -42,25 +58,35 @@ pub(crate) async fn send(
     flight: &Rc<Flight>,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
+    let upstream = &route.upstream;
+    let timeouts = pool.timeouts(upstream);
     let (mut head, incoming) = request.into_parts();
     let bodiless = incoming.is_end_stream();
     frame(&mut head.headers, &incoming);
-    let repeatable =
-        bodiless && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let mut need = Need {
+        http1: head.headers.contains_key(UPGRADE),
+        again: false,
+    };
     let handle = flight.handle();
     let upload = Upload::new();
-    let mut copy = repeatable.then(|| head.clone());
+    let mut copy = bodiless.then(|| head.clone());
     let body = |incoming| {
         let upload = Rc::clone(&upload);
         RequestBody::new(incoming, Rc::clone(flight), upload, pool.patience())
     };
     let mut request = Request::from_parts(head, body(Some(incoming)));
-    for attempt in 0..=MAX_REPEATS {
-        let mut lease = pool.lease(metrics, route, attempt > 0).await?;
-        let kept = lease.is_kept();
-        let fault = match exchange(&mut lease, request, &upload, pool.timeouts()).await {
+    for _ in 0..=MAX_REPEATS {
+        let mut lease = pool.lease(metrics, upstream, need).await?;
+        let kept = lease.connection.is_kept();
+        let began = Instant::now();
+        let fault = match exchange(&mut lease, request, &upload, timeouts).await {
             Ok(response) => {
-                check_framing(&response)?;
+                if let Err(refusal) = check_framing(&response) {
+                    lease.health.disappointed(began.into_std());
+                    return Err(refusal);
+                }
+                lease.health.answered();
                 upload.begin_answer();
                 return Ok(Answer {
                     response,
@@ -70,22 +96,30 @@ pub(crate) async fn send(
             }
             Err(fault) => fault,
         };
-        let again = match (fault, copy.take()) {
-            (Failure::NotSent(unsent), _) => *unsent,
-            (Failure::Closed, Some(head)) if kept && !lease.watch().has_received() => {
+        request = match (fault, copy.take()) {
+            (Failure::NotSent(unsent), same) => {
+                copy = same;
+                *unsent
+            }
+            (Failure::NotProcessed, Some(head)) => {
+                copy = Some(head.clone());
                 Request::from_parts(head, body(None))
             }
-            (Failure::Closed, _) => {
-                return Err(explain(handle, &upload, UpstreamFault::Closed));
+            (Failure::Closed, Some(head))
+                if harmless && kept && !lease.connection.has_received() =>
+            {
+                Request::from_parts(head, body(None))
             }
-            (Failure::Invalid, _) => {
-                return Err(explain(handle, &upload, UpstreamFault::Invalid));
+            (failure, _) => {
+                let refusal = explain(handle, &upload, failure);
+                if matches!(refusal, Refusal::Upstream(_)) {
+                    lease.health.disappointed(began.into_std());
+                }
+                return Err(refusal);
             }
-            (Failure::Timeout, _) if upload.waits_for_peer() => return Err(Refusal::BodyStalled),
-            (Failure::Timeout, _) => return Err(Refusal::Upstream(UpstreamFault::Timeout)),
         };
+        need.again = true;
         metrics.upstream_retries.inc();
-        request = again;
     }
     Err(Refusal::Upstream(UpstreamFault::Closed))
 }
@@ -94,8 +128,12 @@ pub(crate) async fn send(
 enum Failure {
     /// Nothing of the request was sent.
     NotSent(Box<Request<RequestBody>>),
+    /// The server says that it did nothing about the request.
+    NotProcessed,
     /// The connection ended before the answer.
     Closed,
+    /// The server gave up the request, and not the connection.
+    Reset,
     /// The answer is not HTTP.
     Invalid,
     /// Neither body nor answer moved for too long.
@@ -109,8 +147,18 @@ async fn exchange(
     timeouts: UpstreamTimeouts,
 ) -> Result<Response<Incoming>, Failure> {
     upload.moved();
-    lease.watch().begin(request.method() == Method::HEAD);
-    let mut sending = std::pin::pin!(lease.sender().try_send_request(request));
+    let sending = match &mut lease.connection {
+        Connection::Http1 { sender, .. } => {
+            sender.watch.begin(request.method() == Method::HEAD);
+            let request = http2::to_http1(request);
+            Either::Left(sender.http.try_send_request(request))
+        }
+        Connection::Http2(stream) => {
+            let request = http2::to_http2(request, stream.is_tls()).ok_or(Failure::Invalid)?;
+            Either::Right(stream.sender().http.try_send_request(request))
+        }
+    };
+    let mut sending = std::pin::pin!(sending);
     let result = loop {
         let deadline = upload.last_moved() + timeouts.first_byte;
         match timeout_at(deadline, &mut sending).await {
@@ -121,13 +169,29 @@ async fn exchange(
     };
     result.map_err(|mut failed| match failed.take_message() {
         Some(unsent) => Failure::NotSent(Box::new(unsent)),
-        None if failed.error().is_parse() || lease.watch().is_broken() => Failure::Invalid,
-        None => Failure::Closed,
+        None => match &lease.connection {
+            Connection::Http1 { sender, .. } => {
+                if failed.error().is_parse() || sender.watch.is_broken() {
+                    Failure::Invalid
+                } else {
+                    Failure::Closed
+                }
+            }
+            Connection::Http2(stream) => http2::failure(failed.error(), stream),
+        },
     })
 }
 
 /// If the peer's own body made the exchange fail, that is the reason.
-fn explain(handle: &Handle, upload: &Upload, fault: UpstreamFault) -> Refusal {
+fn explain(handle: &Handle, upload: &Upload, failure: Failure) -> Refusal {
+    let fault = match failure {
+        Failure::Timeout if upload.waits_for_peer() => return Refusal::BodyStalled,
+        Failure::Timeout => return Refusal::Upstream(UpstreamFault::Timeout),
+        Failure::NotSent(_) | Failure::NotProcessed | Failure::Closed | Failure::Reset => {
+            UpstreamFault::Closed
+        }
+        Failure::Invalid => UpstreamFault::Invalid,
+    };
     if handle.is_cut() {
         Refusal::Cut
     } else if upload.is_stalled() {
@@ -175,7 +239,8 @@ fn check_framing(response: &Response<Incoming>) -> Result<(), Refusal> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let length = lengths.next();
     let encoding = encodings.next();
-    let sound = lengths.next().is_none()
+    let sound = headers.len() <= MAX_RESPONSE_HEADERS
+        && lengths.next().is_none()
         && encodings.next().is_none()
         && !(length.is_some() && encoding.is_some())
         && length.is_none_or(|value| value.as_bytes().iter().all(u8::is_ascii_digit))
@@ -208,6 +273,12 @@ pub(crate) enum UpstreamFault {
     Connect,
     /// It did not accept a connection in time.
     ConnectTimeout,
+    /// Its certificate is not one that the upstream's roots vouch for, or names another server.
+    Untrusted,
+    /// There was no TLS with it, for another reason.
+    Tls,
+    /// Only HTTP/2 is spoken with it, over which no connection is upgraded.
+    NoUpgrade,
     /// It did not answer in time.
     Timeout,
     /// It closed the connection before it answered.
@@ -218,12 +289,3 @@ pub(crate) enum UpstreamFault {
 
 /// How often a request is sent again on another connection.
 const MAX_REPEATS: usize = 2;
-
-impl Default for UpstreamTimeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            first_byte: Duration::from_secs(60),
-        }
-    }
-}

@@ -4,28 +4,28 @@
 //! takes it sees on the socket itself.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::lease::Slot;
+use super::transport::Transport;
 use crate::pace::Pace;
 use crate::pure::answer_head::AnswerHead;
 
 /// An upstream's connection.
 pub(super) struct WatchedIo {
-    tcp: Arc<Mutex<TcpStream>>,
+    transport: Arc<Mutex<Transport>>,
     watch: Arc<Watch>,
     head: AnswerHead,
     /// Of the upstream, when it takes bytes: one that has answered and takes no more of the body would keep the
     /// connection, and a device's place, for ever.
     pace: Pace,
+    _slot: Option<Slot>,
 }
 
 /// What whoever waits for an answer needs to know of its connection. All of it is on one thread, where no lock is
@@ -33,7 +33,7 @@ pub(super) struct WatchedIo {
 #[derive(Debug)]
 pub(super) struct Watch {
     /// Weak, so that the connection closes as soon as HTTP drops it.
-    tcp: Weak<Mutex<TcpStream>>,
+    transport: Weak<Mutex<Transport>>,
     begun: AtomicBool,
     to_head: AtomicBool,
     received: AtomicBool,
@@ -41,21 +41,26 @@ pub(super) struct Watch {
 }
 
 impl WatchedIo {
-    /// An upstream that hardly takes bytes for ten times the `patience` is let go.
-    pub(super) fn new(tcp: TcpStream, patience: Duration) -> (Self, Arc<Watch>) {
-        let tcp = Arc::new(Mutex::new(tcp));
+    /// An upstream that hardly takes bytes for ten times the `patience` is let go. The `slot` is kept as long as this.
+    pub(super) fn new(
+        transport: Transport,
+        slot: Option<Slot>,
+        patience: Duration,
+    ) -> (Self, Arc<Watch>) {
+        let transport = Arc::new(Mutex::new(transport));
         let watch = Arc::new(Watch {
-            tcp: Arc::downgrade(&tcp),
+            transport: Arc::downgrade(&transport),
             begun: AtomicBool::new(false),
             to_head: AtomicBool::new(false),
             received: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });
         let io = Self {
-            tcp,
+            transport,
             watch: Arc::clone(&watch),
             head: AnswerHead::start(false),
             pace: Pace::of_reader(patience),
+            _slot: slot,
         };
         (io, watch)
     }
@@ -80,8 +85,10 @@ impl WatchedIo {
         written
     }
 
-    fn tcp(&self) -> MutexGuard<'_, TcpStream> {
-        self.tcp.lock().unwrap_or_else(PoisonError::into_inner)
+    fn transport(&self) -> MutexGuard<'_, Transport> {
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,16 +100,13 @@ impl Watch {
         self.begun.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the socket is open and holds no byte that nobody asked for: one system call, which does not wait.
-    ///
-    /// What the runtime knows of the socket may be older than what lies there.
+    /// Whether the connection is open and holds no byte that nobody asked for.
     pub(super) fn is_quiet(&self) -> bool {
-        let Some(tcp) = self.tcp.upgrade() else {
+        let Some(transport) = self.transport.upgrade() else {
             return false;
         };
-        let tcp = tcp.lock().unwrap_or_else(PoisonError::into_inner);
-        let peeked = SockRef::from(&*tcp).peek(&mut [MaybeUninit::uninit()]);
-        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        transport.is_quiet()
     }
 
     /// Whether any byte of an answer came: then the upstream has seen the request.
@@ -127,7 +131,7 @@ impl AsyncRead for WatchedIo {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let start = buf.filled().len();
-        ready!(Pin::new(&mut *this.tcp()).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut *this.transport()).poll_read(cx, buf))?;
         let read = &buf.filled()[start..];
         if read.is_empty() {
             return Poll::Ready(Ok(()));
@@ -158,7 +162,7 @@ impl AsyncWrite for WatchedIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut *this.tcp()).poll_write(cx, bytes);
+        let written = Pin::new(&mut *this.transport()).poll_write(cx, bytes);
         this.follow(cx, written)
     }
 
@@ -168,27 +172,27 @@ impl AsyncWrite for WatchedIo {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut *this.tcp()).poll_write_vectored(cx, bytes);
+        let written = Pin::new(&mut *this.transport()).poll_write_vectored(cx, bytes);
         this.follow(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp().is_write_vectored()
+        self.transport().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().tcp()).poll_flush(cx)
+        Pin::new(&mut *self.get_mut().transport()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().tcp()).poll_shutdown(cx)
+        Pin::new(&mut *self.get_mut().transport()).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -197,7 +201,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let tcp = TcpStream::connect(address).await.expect("connected");
         let (upstream, _) = listener.accept().await.expect("accepted");
-        let (io, watch) = WatchedIo::new(tcp, Duration::from_secs(30));
+        let (io, watch) = WatchedIo::new(Transport::Tcp(tcp), None, Duration::from_secs(30));
         (io, watch, upstream)
     }
 

@@ -254,9 +254,15 @@ impl Authority {
     }
 
     pub(crate) fn server(&self) -> Identity {
+        self.server_with(|_| {})
+    }
+
+    /// A server's certificate that departs from the usual one.
+    pub(crate) fn server_with(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names = ["api.test", "other.test", "mqtt.test", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
         self.sign(params, 0)
     }
 

@@ -6,15 +6,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable};
+use gateway::{
+    IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable, Upstream, UpstreamAddress,
+};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 #[derive(Clone)]
 pub(crate) struct Hostile {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: UpstreamAddress,
     known: Arc<Mutex<Known>>,
 }
 
@@ -42,21 +46,66 @@ pub(crate) enum Step {
 
 impl Hostile {
     pub(crate) async fn start() -> Self {
+        Self::listen(
+            |port| format!("http://127.0.0.1:{port}"),
+            async |tcp| Ok(tcp),
+        )
+        .await
+    }
+
+    pub(crate) async fn over_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen(
+            |port| format!("https://127.0.0.1:{port}"),
+            move |tcp| acceptor.clone().accept(tcp),
+        )
+        .await
+    }
+
+    pub(crate) fn over_unix(path: &str) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let hostile = Self::at(&format!("unix:{path}"));
+        let accepting = hostile.clone();
+        tokio::spawn(async move {
+            let mut number = 0;
+            while let Ok((unix, _)) = listener.accept().await {
+                number += 1;
+                let serving = accepting.clone();
+                tokio::spawn(async move { serving.serve(unix, number).await });
+            }
+        });
+        hostile
+    }
+
+    async fn listen<S, F>(
+        address: impl FnOnce(u16) -> String,
+        begin: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        S: Stream,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let hostile = Self {
-            address: listener.local_addr().expect("bound"),
-            known: Arc::default(),
-        };
+        let port = listener.local_addr().expect("bound").port();
+        let hostile = Self::at(&address(port));
         let accepting = hostile.clone();
         tokio::spawn(async move {
             let mut number = 0;
             while let Ok((tcp, _)) = listener.accept().await {
                 number += 1;
                 let serving = accepting.clone();
-                tokio::spawn(async move { serving.serve(tcp, number).await });
+                tcp.set_nodelay(true).expect("set");
+                let beginning = begin(tcp);
+                tokio::spawn(async move { serving.serve(beginning.await?, number).await });
             }
         });
         hostile
+    }
+
+    fn at(address: &str) -> Self {
+        Self {
+            address: address.parse().expect("an upstream"),
+            known: Arc::default(),
+        }
     }
 
     /// How requests for `path` are answered; others get 200 with the path as their body.
@@ -76,8 +125,7 @@ impl Hostile {
         act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn serve(&self, mut tcp: TcpStream, number: usize) -> io::Result<()> {
-        tcp.set_nodelay(true)?;
+    async fn serve(&self, mut tcp: impl Stream, number: usize) -> io::Result<()> {
         let mut buffer = Vec::new();
         loop {
             let end = loop {
@@ -108,7 +156,10 @@ impl Hostile {
             let steps = steps.unwrap_or_else(|| vec![Step::Send(ok(&path))]);
             for step in steps {
                 match step {
-                    Step::Send(bytes) => tcp.write_all(&bytes).await?,
+                    Step::Send(bytes) => {
+                        tcp.write_all(&bytes).await?;
+                        tcp.flush().await?;
+                    }
                     Step::Flood(bytes) => loop {
                         tcp.write_all(&bytes).await?;
                     },
@@ -118,15 +169,39 @@ impl Hostile {
                         while tcp.read_buf(&mut buffer).await? > 0 {}
                         return Ok(());
                     }
-                    Step::Close => return Ok(()),
+                    Step::Close => return tcp.shutdown().await,
                     Step::Reset => {
                         // What was sent arrives first.
                         tokio::time::sleep(Duration::from_millis(30)).await;
-                        return SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                        return tcp.reset();
                     }
                 }
             }
         }
+    }
+}
+
+/// What a connection is made of.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes its end a reset, as far as it has such an end.
+    fn reset(&self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn reset(&self) -> io::Result<()> {
+        SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn reset(&self) -> io::Result<()> {
+        self.get_ref().0.reset()
+    }
+}
+
+impl Stream for UnixStream {
+    fn reset(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -140,15 +215,25 @@ pub(crate) fn ok(body: &str) -> Vec<u8> {
 }
 
 /// Routes: `first` for everything, `other` below `/other/`.
-pub(crate) fn routes(first: SocketAddr, other: SocketAddr) -> Snapshot {
-    let route = |path: &str, address: SocketAddr| Route {
+pub(crate) fn routes(first: UpstreamAddress, other: SocketAddr) -> Snapshot {
+    routes_to(Upstream::of(vec![first]), other)
+}
+
+/// The same, for an upstream with which more was agreed.
+pub(crate) fn routes_to(first: Arc<Upstream>, other: SocketAddr) -> Snapshot {
+    let other = format!("http://{other}").parse().expect("an upstream");
+    let route = |path: &str, upstream: Arc<Upstream>| Route {
         host: None,
         path: path.to_owned(),
-        upstreams: vec![format!("http://{address}").parse().expect("an upstream")],
+        upstream,
         identity: vec![IdentityHeader::DeviceId],
     };
     Snapshot {
-        routes: RouteTable::new(vec![route("/", first), route("/other/", other)]).expect("routes"),
+        routes: RouteTable::new(vec![
+            route("/", first),
+            route("/other/", Upstream::of(vec![other])),
+        ])
+        .expect("routes"),
         tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into()],
         without_sni: vec![],

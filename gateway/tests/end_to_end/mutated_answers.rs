@@ -266,7 +266,7 @@ async fn changed_answers_are_read_strictly_or_not_at_all() {
     let mut rig = Rig::start().await;
     let hostile = Hostile::start().await;
     rig.gateway
-        .publish(routes(hostile.address, rig.upstream.address));
+        .publish(routes(hostile.address.clone(), rig.upstream.address));
     let device = rig.device("a", 1).await;
     let mut client = Client::connect(&rig, &device).await;
     let seed = std::env::var("KEYBOUND_SEED")

@@ -1,6 +1,6 @@
 //! The route is decided by the very bytes that are forwarded, and no other reading of them leads elsewhere.
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable};
+use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable, Upstream};
 
 use crate::client::Client;
 use crate::echo::{Echo, Event};
@@ -86,11 +86,11 @@ async fn no_path_reaches_an_upstream_that_is_not_its_own() {
     let route = |path: &str, echo: &Echo| Route {
         host: None,
         path: path.to_owned(),
-        upstreams: vec![
+        upstream: Upstream::of(vec![
             format!("http://{}", echo.address)
                 .parse()
                 .expect("an upstream"),
-        ],
+        ]),
         identity: vec![IdentityHeader::DeviceId],
     };
     lane.rig.gateway.publish(Snapshot {

@@ -39,6 +39,7 @@ impl Rig {
             upstream: UpstreamTimeouts {
                 connect: Duration::from_secs(1),
                 first_byte: Duration::from_secs(1),
+                ..UpstreamTimeouts::default()
             },
             ..Limits::default()
         })
@@ -170,10 +171,15 @@ impl Rig {
 
     /// A line of the metrics.
     pub(crate) fn metric(&self, name: &str) -> String {
+        self.full_metric(&format!("keybound_gateway_{name}"))
+    }
+
+    /// A line of the metrics, by its whole name.
+    pub(crate) fn full_metric(&self, name: &str) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
         text.lines()
-            .find_map(|line| line.strip_prefix(&format!("keybound_gateway_{name} ")))
+            .find_map(|line| line.strip_prefix(&format!("{name} ")))
             .unwrap_or_else(|| panic!("{name} in {text}"))
             .to_owned()
     }
@@ -183,10 +189,12 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
     let route = |path: &str, identity| Route {
         host: None,
         path: path.to_owned(),
-        upstreams: upstreams
-            .iter()
-            .map(|address| address.parse().expect("an upstream"))
-            .collect(),
+        upstream: gateway::Upstream::of(
+            upstreams
+                .iter()
+                .map(|address| address.parse().expect("an upstream"))
+                .collect(),
+        ),
         identity,
     };
     Snapshot {

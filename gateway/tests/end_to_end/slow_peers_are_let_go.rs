@@ -37,6 +37,7 @@ async fn rig_with(patience: Duration) -> Rig {
         upstream: UpstreamTimeouts {
             connect: Duration::from_secs(1),
             first_byte: Duration::from_secs(20),
+            ..UpstreamTimeouts::default()
         },
         ..Limits::default()
     })

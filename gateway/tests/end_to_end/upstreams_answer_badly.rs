@@ -32,7 +32,7 @@ async fn hostile_rig() -> (Rig, Hostile, Identity) {
     let mut rig = Rig::start().await;
     let hostile = Hostile::start().await;
     rig.gateway
-        .publish(routes(hostile.address, rig.upstream.address));
+        .publish(routes(hostile.address.clone(), rig.upstream.address));
     let device = rig.device("a", 1).await;
     (rig, hostile, device)
 }
@@ -91,7 +91,7 @@ fn judge(status: u16, head: &str, body: Option<String>) -> Heard {
     Heard::Refused(status, problem.code)
 }
 
-async fn ask(client: &mut Client, method: &str, path: &str) -> Heard {
+pub(crate) async fn ask(client: &mut Client, method: &str, path: &str) -> Heard {
     client
         .send(&format!(
             "{method} {path} HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -140,8 +140,12 @@ fn check_connections(hostile: &Hostile, case: &Case, path: &str, clean: &str) {
 #[tokio::test]
 async fn over_http1_each_answer_is_one_answer_or_none() {
     let (rig, hostile, device) = hostile_rig().await;
-    let mut client = Client::connect(&rig, &device).await;
-    let cases: Vec<_> = bad_answers();
+    each_answer(&rig, &hostile, &device, bad_answers()).await;
+}
+
+/// Lets the upstream give each of the answers.
+pub(crate) async fn each_answer(rig: &Rig, hostile: &Hostile, device: &Identity, cases: Vec<Case>) {
+    let mut client = Client::connect(rig, device).await;
     let (mut refused, started) = (0, Instant::now());
     for case in &cases {
         let (path, clean) = (format!("/{}", case.name), format!("/clean/{}", case.name));
@@ -153,12 +157,12 @@ async fn over_http1_each_answer_is_one_answer_or_none() {
         if heard == Heard::Broken {
             // Nothing after a body without end could be told from it.
             assert!(client.ends().await, "{}", case.name);
-            client = Client::connect(&rig, &device).await;
+            client = Client::connect(rig, device).await;
         }
         refused += usize::from(heard == invalid());
         let heard = ask(&mut client, "GET", &clean).await;
         assert_eq!(heard, answer(200, &clean), "after {}", case.name);
-        check_connections(&hostile, case, &path, &clean);
+        check_connections(hostile, case, &path, &clean);
     }
     assert!(refused >= 40 && started.elapsed() < Duration::from_secs(60));
     assert_eq!(
@@ -320,7 +324,12 @@ async fn a_body_that_hangs_holds_its_own_stream_only() {
 #[tokio::test]
 async fn a_late_second_answer_is_not_taken_for_the_next_one() {
     let (rig, hostile, device) = hostile_rig().await;
-    let mut client = Client::connect(&rig, &device).await;
+    late_second_answers(&rig, &hostile, &device).await;
+}
+
+/// Lets the upstream say more than it was asked for, later and later.
+pub(crate) async fn late_second_answers(rig: &Rig, hostile: &Hostile, device: &Identity) {
+    let mut client = Client::connect(rig, device).await;
     for round in 0..count(60, 2_000) {
         let (path, clean) = (format!("/{round}"), format!("/clean/{round}"));
         let late = Step::Pause(Duration::from_micros(50 * (round as u64 % 10)));
@@ -432,7 +441,8 @@ async fn an_upstream_that_comes_and_goes_is_refused_or_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("bound")
     };
-    rig.gateway.publish(routes(address, rig.upstream.address));
+    let upstream = format!("http://{address}").parse().expect("an upstream");
+    rig.gateway.publish(routes(upstream, rig.upstream.address));
     // Ten times a second it is there, and gone with all its connections.
     let flap = tokio::spawn(async move {
         for _ in 0..20 {

@@ -7,6 +7,8 @@
 mod config;
 #[path = "../../../src/duration.rs"]
 mod duration;
+#[path = "../../../src/files.rs"]
+mod files;
 
 use config::file::ConfigFile;
 use config::{Place, Purpose, check};
@@ -35,7 +37,7 @@ fuzz_target!(init: seeds::write_if_asked(first_inputs), |text: &str| {
                     assert!(!gateway.listen.is_empty());
                     assert!(purpose == Purpose::Up || !gateway.routes.is_empty());
                     assert!(gateway.workers.is_none_or(|workers| (1..=1024).contains(&workers)));
-                    assert!(gateway.routes.iter().all(|route| !route.upstreams.is_empty()));
+                    assert!(gateway.routes.iter().all(|route| !route.upstream.servers.is_empty()));
                     assert!(!gateway.max_staleness.is_zero());
                     RouteTable::new(gateway.routes).expect("routes that can be used");
                 }
@@ -64,6 +66,7 @@ fn first_inputs() -> Vec<Vec<u8>> {
         "names = ['a.example.com', '10.0.0.1']\ndata = 'x'\ntrust_domain = 'a.b'\n[ca]\ndevice_certificate_days = 0x1e\n",
         "[gateway]\nlisten = '127.0.0.1:1'\nworkers = 2\nwithout_sni = ['localhost']\nmax_staleness = '1h30m'\n[[gateway.route]]\nupstream = ['http://[::1]:8080']\nclient = 'require'\n",
         "[enrollment]\nlisten = ['0.0.0.0:0']\n[health]\nlisten = []\nmore = 1\n",
+        "[ca]\n[gateway]\n[[gateway.upstream]]\nname = 'a'\nservers = ['unix:/x', 'h2c://a:1', 'https://b']\nroots = 'x.pem'\nserver_name = 'c'\nhttp2 = 'never'\nmax_connections = 9\nidle_timeout = '1h'\nhealth_check = { path = '/up?x', every = '5s', timeout = '2s', healthy_after = 1, unhealthy_after = 2, host = 'h' }\n[[gateway.route]]\nupstream = 'a'\n",
         "[gateway]\nlisten = 5\n[[gateway.route]]\n[gateway]\n= x",
     ]
     .map(|text| text.as_bytes().to_vec())

@@ -218,7 +218,9 @@ fn caller() -> &'static (Caller, String) {
         let route = Route {
             host: Some("a.example".into()),
             path: "/".into(),
-            upstreams: vec!["http://127.0.0.1:1".parse().expect("an address")],
+            upstream: gateway::Upstream::of(vec![
+                "http://127.0.0.1:1".parse().expect("an address"),
+            ]),
             identity: vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
         };
         let encoded = base64::engine::general_purpose::STANDARD.encode(certificate.der());

@@ -166,7 +166,12 @@ fn hosts(text: &str) {
     }
     if let Ok(address) = text.parse::<UpstreamAddress>() {
         assert_eq!(address.to_string().parse(), Ok(address.clone()));
-        assert!(is_normal_host(address.host()));
+        match address {
+            UpstreamAddress::Tcp { host, port, .. } => {
+                assert!(is_normal_host(&host) && port != 0);
+            }
+            UpstreamAddress::Unix(path) => assert!(path.starts_with('/') && path.len() <= 107),
+        }
     }
 }
 
