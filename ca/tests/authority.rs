@@ -243,7 +243,11 @@ async fn openssl_accepts_the_chain_and_reads_the_crl() {
         &["crl", "-in", &crl, "-noout", "-text", "-CAfile", &issuing],
         b"",
     );
-    let serial = |issued: &ca::Issued| issued.serial.to_string().to_uppercase();
+    // OpenSSL leaves out leading zeros, two at a time.
+    let serial = |issued: &ca::Issued| {
+        let digits = issued.serial.to_string().to_uppercase();
+        digits.trim_start_matches("00").to_owned()
+    };
     assert!(text.contains(&serial(&bad)), "{text}");
     assert!(!text.contains(&serial(&good)), "{text}");
     let both = file(

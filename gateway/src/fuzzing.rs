@@ -15,6 +15,7 @@ use crate::pure::headers::{self, Hop};
 use crate::pure::host::Host;
 use crate::pure::identity_names::{FAMILIES, NAMES};
 use crate::pure::route::{Route, RouteTable};
+use crate::pure::tcp_route::TcpRouteTable;
 use crate::pure::{path, request_head};
 
 /// The watcher in front of HTTP/1.1.
@@ -103,6 +104,7 @@ impl Caller {
                 server_names: route.host.iter().cloned().collect(),
                 routes: RouteTable::new(vec![route]).ok()?,
                 without_sni: Vec::new(),
+                tcp_routes: TcpRouteTable::default(),
             },
         })
     }
