@@ -86,7 +86,9 @@ impl WatchedIo {
     }
 
     fn transport(&self) -> MutexGuard<'_, Transport> {
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,8 +201,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let tcp = TcpStream::connect(address).await.expect("connected");
         let (upstream, _) = listener.accept().await.expect("accepted");
-        let (io, watch) =
-            WatchedIo::new(Transport::Tcp(tcp), None, Duration::from_secs(30));
+        let (io, watch) = WatchedIo::new(Transport::Tcp(tcp), None, Duration::from_secs(30));
         (io, watch, upstream)
     }
 
