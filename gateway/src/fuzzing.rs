@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use identity::chain::Anchors;
 use identity::status::FingerprintKey;
-use identity::{SerialKey, Status};
+use identity::{SerialKey, Status, Timestamp};
 use rustls_pki_types::CertificateDer;
 
 use crate::peer::{Credential, Peer};
+use crate::presented::Evidence;
 use crate::pure::authorize::{Asked, Snapshot, Standing, authorize};
 use crate::pure::framing::{Rest, Watcher};
 use crate::pure::headers::{self, Hop};
@@ -94,7 +96,12 @@ impl Caller {
                 address: ([192, 0, 2, 1], 1).into(),
                 server_name: route.host.clone(),
                 credential: Credential::read(
-                    certificate,
+                    Evidence {
+                        certificate: certificate.clone().into_owned(),
+                        intermediates: Vec::new(),
+                        anchors: Anchors::new(std::slice::from_ref(certificate)).ok()?,
+                        at: Timestamp(0),
+                    },
                     &SerialKey::new(&[1; 16]),
                     &FingerprintKey::new(&[2; 32]),
                 ),
@@ -138,9 +145,9 @@ impl Caller {
             request_id,
             address,
             host,
+            assertion: None,
         };
-        headers::identify(map, &permit, &hop);
-        true
+        headers::identify(map, &permit, &hop).is_ok()
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::host::{Host, HostFault};
+use super::identity_header::IdentityHeader;
 use super::path::{PathFault, most_eager_reading};
 
 /// One route as it was configured. Every route requires a device's certificate.
@@ -16,17 +17,8 @@ pub struct Route {
     pub path: String,
     /// Where requests go, in turns.
     pub upstreams: Vec<UpstreamAddress>,
-    /// The headers that tell the upstream who the device is.
+    /// The forms in which the upstream is told who the device is.
     pub identity: Vec<IdentityHeader>,
-}
-
-/// A header that tells an upstream who the device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IdentityHeader {
-    /// `X-Device-Id`: the device id.
-    DeviceId,
-    /// `Client-Cert` (RFC 9440): the certificate.
-    ClientCert,
 }
 
 /// `http://host[:port]`: an HTTP/1.1 server in a network that is trusted.

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable, Snapshot,
-    TcpRouteTable, UpstreamTimeouts,
+    AssertionSigner, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable,
+    Snapshot, TcpRouteTable, UpstreamTimeouts,
 };
 use identity::chain::Anchors;
 use identity::feed::{Acknowledgement, Batch, Sighting, StatusChange};
 use identity::{Class, Fingerprint, Kind, Name, SerialKey, Status};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
+use rcgen::KeyPair;
 use tokio::sync::mpsc;
 
 use crate::authority::{Authority, Identity, SERIAL_KEY};
@@ -99,6 +100,7 @@ impl Rig {
                 workers: 2,
                 acceptor: Arc::new(acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
+                assertions: Arc::new(signer()),
                 snapshot,
                 max_staleness,
                 limits,
@@ -177,6 +179,16 @@ impl Rig {
             .unwrap_or_else(|| panic!("{name} in {text}"))
             .to_owned()
     }
+}
+
+/// Signs assertions with a key of its own.
+fn signer() -> AssertionSigner {
+    let key = KeyPair::generate().expect("a key");
+    AssertionSigner::from_pkcs8(
+        &key.serialize_der(),
+        "spiffe://keybound.test/gateway/a".into(),
+    )
+    .expect("a signer")
 }
 
 pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
