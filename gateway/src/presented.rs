@@ -37,10 +37,13 @@ pub(crate) struct Presented {
     not_after: Timestamp,
     issuers: OnceCell<Result<Vec<CertificateDer<'static>>, Inexpressible>>,
     /// By dialect. Most connections are idle and have none.
-    fields: OnceCell<Box<[OnceCell<Result<Vec<Field>, Inexpressible>>; Dialect::COUNT]>>,
+    fields: OnceCell<Box<[Told; Dialect::COUNT]>>,
     /// The last assertion of each route, the least recently made first.
     assertions: RefCell<Vec<Asserted>>,
 }
+
+/// The headers of one dialect.
+type Told = OnceCell<Result<Vec<Field>, Inexpressible>>;
 
 /// An assertion that may be sent again.
 #[derive(Debug)]

@@ -201,20 +201,25 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
             .collect(),
         identity,
     };
+    let mut routes: Vec<_> = IdentityHeader::ALL
+        .into_iter()
+        .map(|form| route(&format!("/as/{}", form.as_str()), vec![form]))
+        .collect();
+    routes.extend([
+        route("/as/all", IdentityHeader::ALL.to_vec()),
+        route("/", vec![IdentityHeader::DeviceId]),
+        route(
+            "/cert",
+            vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+        ),
+        route("/plain", vec![]),
+        Route {
+            host: Some("other.test".into()),
+            ..route("/only", vec![])
+        },
+    ]);
     Snapshot {
-        routes: RouteTable::new(vec![
-            route("/", vec![IdentityHeader::DeviceId]),
-            route(
-                "/cert",
-                vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
-            ),
-            route("/plain", vec![]),
-            Route {
-                host: Some("other.test".into()),
-                ..route("/only", vec![])
-            },
-        ])
-        .expect("routes"),
+        routes: RouteTable::new(routes).expect("routes"),
         tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into(), "127.0.0.1".into()],
         without_sni: vec!["127.0.0.1".into()],
