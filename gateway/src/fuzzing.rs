@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use crate::peer::{Credential, Peer};
 use crate::presented::Evidence;
 use crate::pure::authorize::{Asked, Snapshot, Standing, authorize};
+use crate::pure::dialects::{Dialect, Field, Proven, fields};
 use crate::pure::framing::{Rest, Watcher};
 use crate::pure::headers::{self, Hop};
 use crate::pure::host::Host;
@@ -149,6 +150,28 @@ impl Caller {
         };
         headers::identify(map, &permit, &hop).is_ok()
     }
+}
+
+/// What each dialect says of a certificate, in headers; nothing for those that cannot tell it.
+pub fn dialects(certificate: &CertificateDer<'_>) -> Vec<(String, String)> {
+    let proven = Proven {
+        leaf: certificate,
+        issuers: std::slice::from_ref(certificate),
+    };
+    let text = |(name, value): Field| Some((name.to_string(), value.to_str().ok()?.to_owned()));
+    [
+        Dialect::ClientCertChain,
+        Dialect::Xfcc,
+        Dialect::Nginx,
+        Dialect::Traefik,
+        Dialect::AwsAlb,
+        Dialect::Cloudflare,
+    ]
+    .into_iter()
+    .filter_map(|dialect| fields(dialect, proven).ok())
+    .flatten()
+    .filter_map(text)
+    .collect()
 }
 
 /// The most eager reading of a path, if it is not refused.

@@ -33,7 +33,6 @@ pub(crate) struct Presented {
     device_id: HeaderValue,
     subject: Box<str>,
     serial: Box<str>,
-    fingerprint: Fingerprint,
     not_after: Timestamp,
     issuers: OnceCell<Result<Vec<CertificateDer<'static>>, Inexpressible>>,
     /// By dialect. Most connections are idle and have none.
@@ -68,7 +67,6 @@ impl Presented {
                 .expect("a device id has only letters, digits, dots, underscores and hyphens"),
             subject: subject.to_string().into(),
             serial: serial.to_string().into(),
-            fingerprint: Fingerprint::of(&evidence.certificate),
             not_after,
             issuers: OnceCell::new(),
             fields: OnceCell::new(),
@@ -146,7 +144,7 @@ impl Presented {
                 .to_str()
                 .expect("it was made from a device id"),
             serial: &self.serial,
-            certificate: self.fingerprint,
+            certificate: Fingerprint::of(&self.evidence.certificate),
             not_after: self.not_after,
         };
         let (token, life) = signer.sign(&holder, &audience(route), now);

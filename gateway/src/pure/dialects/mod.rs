@@ -71,7 +71,8 @@ pub(crate) fn fields(dialect: Dialect, proven: Proven<'_>) -> Result<Vec<Field>,
     texts
         .into_iter()
         .map(|(name, text)| {
-            let mut value = HeaderValue::try_from(text).map_err(|_| Inexpressible::Character)?;
+            // Visible ASCII alone.
+            let mut value = HeaderValue::from_str(&text).map_err(|_| Inexpressible::Character)?;
             value.set_sensitive(true);
             Ok((HeaderName::from_static(name), value))
         })
