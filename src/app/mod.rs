@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use ca::Authority;
 use gateway::tls::ServerCertificate;
-use identity::ServerAddress;
 use gateway::{AssertionSigner, Gateway};
+use identity::ServerAddress;
 use identity::chain::Anchors;
 use identity::{Identity, SpiffeId};
 use prometheus_client::registry::Registry;
