@@ -165,19 +165,22 @@ fn tell(set_back: ca::ClockSetBack) -> Option<String> {
     ))
 }
 
+/// What anybody may ask who reaches the listener.
+pub(crate) struct Public {
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Registry>,
+    /// The JWK Set by which device assertions are checked.
+    pub(crate) assertion_keys: String,
+}
+
 /// Serves until `shutdown`.
-pub(crate) async fn run(
-    listener: TcpListener,
-    health: Arc<Health>,
-    metrics: Arc<Registry>,
-    shutdown: CancellationToken,
-) {
-    let ending = shutdown.clone();
+pub(crate) async fn run(listener: TcpListener, public: Public, shutdown: CancellationToken) {
+    let (public, ending) = (Arc::new(public), shutdown.clone());
     http_server::accept(listener, MAX_CONNECTIONS, shutdown, move |tcp, _| {
-        let (health, metrics, ending) = (Arc::clone(&health), Arc::clone(&metrics), ending.clone());
+        let (public, ending) = (Arc::clone(&public), ending.clone());
         async move {
             http_server::serve(tcp, LIFETIME, ending, |request| {
-                let answer = answer(&request, &health, &metrics);
+                let answer = answer(&request, &public);
                 async move { answer }
             })
             .await;
@@ -186,15 +189,18 @@ pub(crate) async fn run(
     .await;
 }
 
-fn answer(request: &Request<Incoming>, health: &Health, metrics: &Registry) -> Answer {
-    let known = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+fn answer(request: &Request<Incoming>, public: &Public) -> Answer {
+    let known = matches!(
+        request.uri().path(),
+        "/healthz" | "/readyz" | "/metrics" | JWKS
+    );
     if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
         return http_server::answer(405, TEXT, "Only GET is answered here.\n");
     }
     match request.uri().path() {
         "/healthz" => http_server::answer(200, TEXT, "alive\n"),
         "/readyz" => {
-            let readiness = health.readiness();
+            let readiness = public.health.readiness();
             let status = if readiness.ready { 200 } else { 503 };
             let body = serde_json::to_vec(&readiness)
                 .expect("booleans and strings always have a JSON form");
@@ -202,16 +208,24 @@ fn answer(request: &Request<Incoming>, health: &Health, metrics: &Registry) -> A
         }
         "/metrics" => {
             let mut text = String::new();
-            match prometheus_client::encoding::text::encode(&mut text, metrics) {
+            match prometheus_client::encoding::text::encode(&mut text, &public.metrics) {
                 Ok(()) => http_server::answer(200, OPEN_METRICS, text),
                 Err(_) => http_server::answer(500, TEXT, "The metrics cannot be encoded.\n"),
             }
         }
-        _ => http_server::answer(404, TEXT, "There are /healthz, /readyz and /metrics.\n"),
+        JWKS => http_server::answer(200, JWK_SET, public.assertion_keys.clone()),
+        _ => http_server::answer(
+            404,
+            TEXT,
+            "There are /healthz, /readyz, /metrics and /.well-known/jwks.json.\n",
+        ),
     }
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const JWKS: &str = "/.well-known/jwks.json";
+/// RFC 7517, section 8.5.2.
+const JWK_SET: &str = "application/jwk-set+json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const MAX_CONNECTIONS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(60 * 60);

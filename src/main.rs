@@ -6,6 +6,7 @@
 mod admin;
 mod alarm;
 mod app;
+mod assertion_key;
 mod cli;
 mod clock;
 mod commands;

@@ -12,7 +12,7 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
     };
     match code {
         Code::IdentityInvalid => {
-            "The certificate is ours but does not name exactly one device for client authentication. Find out how it was made."
+            "The certificate is ours but does not name exactly one device for client authentication, or has a name that the form of identity of the route cannot hold. Find out how it was made."
         }
         Code::NotYetValid => {
             "The certificate is not valid yet. Compare the clocks of the CA and the gateway."

@@ -35,6 +35,7 @@ use crate::lifetime::{Lifetime, Turn};
 use crate::outbox::{Reader, TailClock, Tails};
 use crate::pace::Pace;
 use crate::peer::{Credential, Peer};
+use crate::presented::Evidence;
 use crate::proxied;
 use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
@@ -64,6 +65,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     let Accepted {
         stream,
         certificate,
+        intermediates,
+        anchors,
         server_name,
         alpn,
     } = match shared.acceptor.accept(tcp).await {
@@ -86,7 +89,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         address,
         server_name,
         credential: Credential::read(
-            &certificate,
+            Evidence {
+                certificate,
+                intermediates,
+                anchors,
+                at: now(),
+            },
             &shared.serial_key,
             shared.status.fingerprint_key(),
         ),
@@ -129,7 +137,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     let snapshot = shared.snapshot.load_full();
     let server_name = connection.peer.server_name.as_deref();
     if let Some(route) = server_name.and_then(|name| snapshot.tcp_routes.find(name)) {
-        let agreed = splice::Agreed::read(&stream, alpn, certificate);
+        let agreed = splice::Agreed::read(&stream, alpn);
         let io = GuardedIo::stream(stream, handle, patience);
         splice::serve(&connection, io, lifetime, route, agreed).await;
     } else if alpn.as_deref() == Some(b"h2") {

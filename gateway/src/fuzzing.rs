@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
+use identity::chain::Anchors;
 use identity::status::FingerprintKey;
-use identity::{SerialKey, Status};
+use identity::{SerialKey, Status, Timestamp};
 use rustls_pki_types::CertificateDer;
 
 use crate::peer::{Credential, Peer};
+use crate::presented::Evidence;
 use crate::pure::authorize::{Asked, Snapshot, Standing, authorize};
+use crate::pure::dialects::{Dialect, Field, Proven, fields};
 use crate::pure::framing::{Rest, Watcher};
 use crate::pure::headers::{self, Hop};
 use crate::pure::host::Host;
@@ -95,7 +98,12 @@ impl Caller {
                 address: ([192, 0, 2, 1], 1).into(),
                 server_name: route.host.clone(),
                 credential: Credential::read(
-                    certificate,
+                    Evidence {
+                        certificate: certificate.clone().into_owned(),
+                        intermediates: Vec::new(),
+                        anchors: Anchors::new(std::slice::from_ref(certificate)).ok()?,
+                        at: Timestamp(0),
+                    },
                     &SerialKey::new(&[1; 16]),
                     &FingerprintKey::new(&[2; 32]),
                 ),
@@ -140,10 +148,32 @@ impl Caller {
             request_id,
             address,
             host,
+            assertion: None,
         };
-        headers::identify(map, &permit, &hop);
-        true
+        headers::identify(map, &permit, &hop).is_ok()
     }
+}
+
+/// What each dialect says of a certificate, in headers; nothing for those that cannot tell it.
+pub fn dialects(certificate: &CertificateDer<'_>) -> Vec<(String, String)> {
+    let proven = Proven {
+        leaf: certificate,
+        issuers: std::slice::from_ref(certificate),
+    };
+    let text = |(name, value): Field| Some((name.to_string(), value.to_str().ok()?.to_owned()));
+    [
+        Dialect::ClientCertChain,
+        Dialect::Xfcc,
+        Dialect::Nginx,
+        Dialect::Traefik,
+        Dialect::AwsAlb,
+        Dialect::Cloudflare,
+    ]
+    .into_iter()
+    .filter_map(|dialect| fields(dialect, proven).ok())
+    .flatten()
+    .filter_map(text)
+    .collect()
 }
 
 /// The most eager reading of a path, if it is not refused.

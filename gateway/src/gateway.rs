@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
+use crate::assertion::AssertionSigner;
 use crate::connections::{Connections, OpenConnection};
 use crate::feed::{self, Applied};
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ pub struct Options {
     pub acceptor: Arc<Acceptor>,
     /// Turns serials into registry indexes.
     pub serial_key: Arc<SerialKey>,
+    /// Signs what upstreams are told where a route asks for assertions.
+    pub assertions: Arc<AssertionSigner>,
     /// The routes and names to begin with.
     pub snapshot: Snapshot,
     /// How old the status table may be for anybody to pass.
@@ -165,6 +168,7 @@ impl Gateway {
             shared: Arc::new(Shared {
                 acceptor: options.acceptor,
                 serial_key: options.serial_key,
+                assertions: options.assertions,
                 snapshot: ArcSwap::from_pointee(options.snapshot),
                 metrics: Metrics::register(registry, Arc::clone(&status), Arc::clone(&health)),
                 health,

@@ -8,6 +8,7 @@
 //! and metrics. It does not know the certificate authority.
 
 mod answer_body;
+mod assertion;
 mod code;
 mod connection;
 mod connections;
@@ -22,8 +23,11 @@ mod metrics;
 mod outbox;
 mod pace;
 mod peer;
+mod presented;
 mod proxied;
 mod pure;
+#[cfg(test)]
+mod read_by_others;
 mod record;
 mod refusal;
 mod request;
@@ -34,14 +38,16 @@ pub mod tls;
 mod upstream;
 mod worker;
 
+pub use assertion::{AssertionSigner, SignerFault};
 pub use code::Code;
 pub use connections::OpenConnection;
 pub use feed::Applied;
 pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
 pub use pure::authorize::Snapshot;
 pub use pure::host::HostFault;
+pub use pure::identity_header::IdentityHeader;
 pub use pure::path::PathFault;
-pub use pure::route::{IdentityHeader, Route, RouteFault, RouteFaultKind, RouteTable};
+pub use pure::route::{Route, RouteFault, RouteFaultKind, RouteTable};
 pub use pure::tcp_route::{
     StreamAddress, StreamAddressFault, TcpRoute, TcpRouteFault, TcpRouteFaultKind, TcpRouteTable,
 };

@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use identity::certificate::Validity;
 use identity::spiffe::Identity;
 use identity::status::{FingerprintKey, KeyedFingerprint};
 use identity::{DeviceId, Fingerprint, Index, ReadError, Serial, SerialKey};
-use rustls_pki_types::CertificateDer;
+
+use crate::presented::{Evidence, Presented};
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -42,37 +40,38 @@ pub(crate) struct Issued {
     pub(crate) tbs: Fingerprint,
     /// What the status word must hold for the word to be about this certificate.
     pub(crate) fingerprint: KeyedFingerprint,
-    /// The value of `X-Device-Id`.
-    pub(crate) device_id_value: HeaderValue,
-    /// The value of `Client-Cert`: a Byte Sequence (RFC 9440, section 2.2).
-    pub(crate) client_cert_value: HeaderValue,
+    /// What upstreams may be told.
+    pub(crate) presented: Box<Presented>,
 }
 
 impl Credential {
     /// Reads a certificate, whose chain and possession are proven.
     pub(crate) fn read(
-        certificate: &CertificateDer<'_>,
+        evidence: Evidence,
         serial_key: &SerialKey,
         fingerprint_key: &FingerprintKey,
     ) -> Self {
-        let leaf = match identity::certificate::Parsed::from_der(certificate)
+        let leaf = match identity::certificate::Parsed::from_der(&evidence.certificate)
             .and_then(|parsed| parsed.leaf())
         {
             Ok(leaf) => leaf,
             Err(error) => return Self::Unreadable(error),
         };
-        let device = match leaf.spiffe_id.identity {
-            Identity::Device(device) => device,
+        let device = match &leaf.spiffe_id.identity {
+            Identity::Device(device) => device.clone(),
             // The handshake refuses these kinds; a device's name is all that a request could carry.
             Identity::Gateway(_) | Identity::Operator(_) | Identity::Station(_) => {
                 return Self::Unreadable(ReadError::NoName);
             }
         };
         Self::Issued(Issued {
-            device_id_value: HeaderValue::from_str(device.as_str())
-                .expect("a device id has only letters, digits, dots, underscores and hyphens"),
-            client_cert_value: HeaderValue::try_from(format!(":{}:", STANDARD.encode(certificate)))
-                .expect("base64 has only legal characters"),
+            presented: Box::new(Presented::new(
+                &device,
+                &leaf.spiffe_id,
+                &leaf.serial,
+                leaf.validity.not_after,
+                evidence,
+            )),
             index: serial_key.open(&leaf.serial),
             serial: leaf.serial,
             validity: leaf.validity,
@@ -117,8 +116,7 @@ pub(crate) mod tests {
                 certificate,
                 tbs: Fingerprint::of(b"tbs"),
                 fingerprint: FingerprintKey::new(&[0; 32]).of(&certificate),
-                device_id_value: HeaderValue::from_static("a"),
-                client_cert_value: HeaderValue::from_static(":YQ==:"),
+                presented: Box::new(crate::presented::tests::presented("a", validity.1)),
             }),
         }
     }

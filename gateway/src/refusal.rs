@@ -99,6 +99,20 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             "Header refused",
             "Connection or Trailer does not list header names. Correct it.".to_owned(),
         ),
+        Refusal::Header(fault @ HeaderFault::Inexpressible(_)) => (
+            S::FORBIDDEN,
+            Code::IdentityInvalid,
+            DENIED,
+            "Identity not expressible",
+            format!("{}. Use a certificate with plain names, or give the route another form of identity.", capital(fault)),
+        ),
+        Refusal::Header(HeaderFault::NoAssertion) => (
+            S::INTERNAL_SERVER_ERROR,
+            Code::InternalError,
+            "proxy_internal_error",
+            "Internal error",
+            "The gateway made no assertion for this request. Report it with the request id.".to_owned(),
+        ),
         Refusal::Framing(Violation::HeadTimeout) | Refusal::BodyStalled => (
             S::REQUEST_TIMEOUT,
             Code::RequestTimeout,

@@ -26,6 +26,7 @@ use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::framing::{MAX_FIELDS, Violation};
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
+use crate::pure::identity_header::IdentityHeader;
 use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
 use crate::record::{Outcome, Record, Unregistered, bounded};
@@ -226,12 +227,14 @@ async fn forward(
     sight(connection, permit.device(), now);
 
     headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
+    let assertion = assertion(connection, &permit, now);
     let hop = Hop {
         request_id,
         address: peer.address.ip(),
         host: &host,
+        assertion: assertion.as_ref(),
     };
-    headers::identify(request.headers_mut(), &permit, &hop);
+    headers::identify(request.headers_mut(), &permit, &hop).map_err(Refusal::Header)?;
     if websocket {
         let headers = request.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -292,6 +295,20 @@ pub(crate) fn standing(connection: &Connection) -> Standing {
         fresh: table.is_fresh(Instant::now()),
         finishing: connection.handle.is_retired() && !connection.retired_at_entry,
     }
+}
+
+/// The assertion for the permit's route, if the route asks for one.
+fn assertion(
+    connection: &Connection,
+    permit: &Permit<'_>,
+    now: identity::Timestamp,
+) -> Option<HeaderValue> {
+    let (route, signer) = (permit.route(), &connection.worker.shared.assertions);
+    let presented = &permit.device().presented;
+    route
+        .identity
+        .contains(&IdentityHeader::Assertion)
+        .then(|| presented.assertion(signer, route, now))
 }
 
 /// Reports a device as seen, once per connection.

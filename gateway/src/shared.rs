@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::Limits;
+use crate::assertion::AssertionSigner;
 use crate::connections::Connections;
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
@@ -22,6 +23,7 @@ use crate::upstream::Health;
 pub(crate) struct Shared {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) serial_key: Arc<SerialKey>,
+    pub(crate) assertions: Arc<AssertionSigner>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) status: Arc<StatusTable>,
     pub(crate) connections: Arc<Connections>,

@@ -7,7 +7,6 @@ use std::task::Poll;
 use std::time::Instant;
 
 use rustls::ProtocolVersion;
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -30,15 +29,10 @@ pub(crate) struct Agreed {
     tls_version: &'static str,
     cipher: String,
     alpn: Option<Vec<u8>>,
-    certificate: CertificateDer<'static>,
 }
 
 impl Agreed {
-    pub(crate) fn read(
-        tls: &TlsStream<TcpStream>,
-        alpn: Option<Vec<u8>>,
-        certificate: CertificateDer<'static>,
-    ) -> Self {
+    pub(crate) fn read(tls: &TlsStream<TcpStream>, alpn: Option<Vec<u8>>) -> Self {
         let (_, session) = tls.get_ref();
         let tls_version = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -54,7 +48,6 @@ impl Agreed {
             // Of TLS 1.3, OpenSSL's names are these with other letters: TLS13_AES_128_GCM_SHA256.
             cipher: cipher.replacen("TLS13_", "TLS_", 1),
             alpn,
-            certificate,
         }
     }
 }
@@ -173,7 +166,7 @@ fn announcement(
         tls_version: agreed.tls_version,
         cipher: &agreed.cipher,
         device: &permit.device().device,
-        certificate: &agreed.certificate,
+        certificate: permit.device().presented.certificate(),
     };
     // Certificates are bounded, so it always fits; if it did not, nobody would be let through unannounced.
     announcement.to_bytes().ok_or(Refusal::Panic)

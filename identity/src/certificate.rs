@@ -60,6 +60,11 @@ impl<'a> Parsed<'a> {
         Ok(Self { der, x509 })
     }
 
+    /// The parser's view, for what else is read in this crate.
+    pub(crate) fn x509(&self) -> &X509Certificate<'a> {
+        &self.x509
+    }
+
     /// When the certificate holds. A time before 1970 counts as 1970.
     pub fn validity(&self) -> Validity {
         let seconds = |time: x509_parser::time::ASN1Time| {
@@ -197,7 +202,7 @@ fn is_der_oid(content: &[u8]) -> bool {
 }
 
 /// An element of DER with at most 64 KiB of content, as in a certificate of at most 16 KiB.
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let [.., high, low] = content.len().to_be_bytes();
     let header: &[u8] = match content.len() {
         0..=0x7f => &[tag, low],
@@ -228,6 +233,9 @@ pub enum ReadError {
     /// An extension that matters cannot be read.
     #[error("an extension cannot be read")]
     MalformedExtension,
+    /// A distinguished name that cannot be read.
+    #[error("a distinguished name cannot be read")]
+    MalformedName,
     /// No subjectAltName.
     #[error("it has no subjectAltName")]
     NoName,

@@ -7,14 +7,21 @@
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 use crate::certificate::{Parsed, ReadError, Validity};
 use crate::timestamp::Timestamp;
 
 /// Issuing CAs that are believed. Never empty.
 #[derive(Clone, Debug)]
-pub struct Anchors(Arc<[TrustAnchor<'static>]>);
+pub struct Anchors(Arc<Believed>);
+
+/// The anchors, and the certificate that each was made from, at the same position.
+#[derive(Debug)]
+struct Believed {
+    anchors: Vec<TrustAnchor<'static>>,
+    certificates: Vec<CertificateDer<'static>>,
+}
 
 impl Anchors {
     /// Takes the CA certificates, in DER.
@@ -26,7 +33,13 @@ impl Anchors {
             .iter()
             .map(|der| webpki::anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()))
             .collect();
-        Ok(Self(anchors.map_err(AnchorError::Unusable)?.into()))
+        Ok(Self(Arc::new(Believed {
+            anchors: anchors.map_err(AnchorError::Unusable)?,
+            certificates: certificates
+                .iter()
+                .map(|certificate| certificate.clone().into_owned())
+                .collect(),
+        })))
     }
 
     /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity.
@@ -39,6 +52,39 @@ impl Anchors {
         intermediates: &[CertificateDer<'_>],
         now: Timestamp,
     ) -> Result<(), ChainError> {
+        self.verified(leaf, intermediates, now, |_| ())
+    }
+
+    /// The CA certificates of the path that proves `leaf`, each directly certifying the one before it, from the
+    /// issuer of `leaf` up to the anchor. An anchor that is its own issuer is left out: whoever verifies has it
+    /// (RFC 9440, section 2.3). What the client sent besides is not among them.
+    pub fn issuers(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<CertificateDer<'static>>, ChainError> {
+        self.verified(leaf, intermediates, now, |path| {
+            let between = path.intermediate_certificates();
+            let mut issuers: Vec<_> = between.map(|one| one.der().into_owned()).collect();
+            let anchor = self
+                .0
+                .anchors
+                .iter()
+                .position(|anchor| std::ptr::eq(anchor, path.anchor()))
+                .and_then(|position| self.0.certificates.get(position));
+            issuers.extend(anchor.filter(|anchor| !is_own_issuer(anchor)).cloned());
+            issuers
+        })
+    }
+
+    fn verified<T>(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: Timestamp,
+        look_at: impl FnOnce(&VerifiedPath<'_>) -> T,
+    ) -> Result<T, ChainError> {
         if intermediates.len() > MAX_INTERMEDIATES {
             return Err(ChainError::TooLong {
                 length: intermediates.len() + 1,
@@ -48,22 +94,27 @@ impl Anchors {
         if validity.not_before > validity.not_after {
             return Err(ChainError::EmptyValidity);
         }
-        EndEntityCert::try_from(leaf)
-            .and_then(|end_entity| {
-                end_entity
-                    .verify_for_usage(
-                        webpki::ALL_VERIFICATION_ALGS,
-                        &self.0,
-                        intermediates,
-                        clamp(now, validity).into(),
-                        UsageIsReadElsewhere,
-                        None,
-                        None,
-                    )
-                    .map(|_path| ())
-            })
-            .map_err(ChainError::NotVouchedFor)
+        let end_entity = EndEntityCert::try_from(leaf).map_err(ChainError::NotVouchedFor)?;
+        let path = end_entity
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                &self.0.anchors,
+                intermediates,
+                clamp(now, validity).into(),
+                UsageIsReadElsewhere,
+                None,
+                None,
+            )
+            .map_err(ChainError::NotVouchedFor)?;
+        Ok(look_at(&path))
     }
+}
+
+/// Whether subject and issuer are the same name, byte for byte. An anchor that cannot be read counts as its own.
+fn is_own_issuer(certificate: &CertificateDer<'_>) -> bool {
+    Parsed::from_der(certificate).map_or(true, |parsed| {
+        parsed.x509().subject().as_raw() == parsed.x509().issuer().as_raw()
+    })
 }
 
 /// Why no anchor vouches for a certificate.
@@ -141,6 +192,21 @@ mod tests {
         }
     }
 
+    fn subordinate(name: &str, issuer: &Authority) -> Authority {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &issuer.issuer).expect("a CA");
+        Authority {
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
     fn leaf(issuer: &Authority, from: i32, until: i32) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(from, 1, 1);
@@ -189,6 +255,33 @@ mod tests {
         assert_eq!(
             anchors.verify(&CertificateDer::from(vec![0]), &[], IN_2026),
             Err(ChainError::Leaf(ReadError::NotDer))
+        );
+    }
+
+    #[test]
+    fn issuers_are_those_of_the_path_and_not_what_was_sent() {
+        let root = authority("Root CA");
+        let middle = subordinate("Middle CA", &root);
+        let issuing = subordinate("Device CA", &middle);
+        let leaf = leaf(&issuing, 2020, 2030);
+        let other = authority("Other CA");
+        let check = |anchor: &Authority, sent: &[&Authority], expected: &[&Authority]| {
+            let anchors = Anchors::new(&[other.der.clone(), anchor.der.clone()]).expect("anchors");
+            let sent: Vec<_> = sent.iter().map(|one| one.der.clone()).collect();
+            let expected: Vec<_> = expected.iter().map(|one| one.der.clone()).collect();
+            assert_eq!(anchors.issuers(&leaf, &sent, IN_2026), Ok(expected));
+        };
+        check(&issuing, &[], &[&issuing]);
+        check(&issuing, &[&other, &middle, &root], &[&issuing]);
+        check(&middle, &[&issuing], &[&issuing, &middle]);
+        check(&middle, &[&other, &middle, &issuing], &[&issuing, &middle]);
+        // The root is its own issuer.
+        check(&root, &[&middle, &other, &issuing], &[&issuing, &middle]);
+        let anchors = Anchors::new(std::slice::from_ref(&other.der)).expect("an anchor");
+        let sent = [issuing.der.clone(), middle.der.clone()];
+        assert_eq!(
+            anchors.issuers(&leaf, &sent, IN_2026),
+            Err(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))
         );
     }
 

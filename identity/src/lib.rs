@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod chain;
+pub mod description;
 pub mod enrollment_code;
 pub mod feed;
 pub mod fingerprint;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinError;
 
-use crate::server_certificate;
+use crate::{assertion_key, server_certificate};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,8 @@ pub(crate) enum StartFault {
     AdminSocket { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Certificate(#[from] server_certificate::Fault),
+    #[error("{0}")]
+    AssertionKey(#[from] assertion_key::Fault),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
     #[error("the CA's certificate cannot be an anchor: {0}")]

@@ -95,6 +95,7 @@ pub(super) async fn bind_gateway(
         workers,
         acceptor: Arc::new(acceptor),
         serial_key: Arc::new(common.authority.serial_key()),
+        assertions: Arc::clone(&common.assertions),
         snapshot: Snapshot {
             routes,
             tcp_routes,

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ca::Authority;
-use gateway::Gateway;
 use gateway::tls::ServerCertificate;
+use gateway::{AssertionSigner, Gateway};
 use identity::ServerAddress;
 use identity::chain::Anchors;
+use identity::{Identity, SpiffeId};
 use prometheus_client::registry::Registry;
 use rustls::DistinguishedName;
 use rustls::pki_types::CertificateDer;
@@ -37,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
 use crate::throttle::Throttle;
-use crate::{alarm, http_server, upstream};
+use crate::{alarm, assertion_key, http_server, upstream};
 
 pub(crate) use self::data_directory::Addresses;
 pub(crate) use self::fault::{Ended, StartFault};
@@ -67,6 +68,7 @@ struct Common {
     certificate: Arc<ServerCertificate>,
     anchors: Anchors,
     hints: Vec<DistinguishedName>,
+    assertions: Arc<AssertionSigner>,
 }
 
 impl Server {
@@ -96,6 +98,7 @@ impl Server {
             certificate: Arc::clone(&certificate),
             anchors: Anchors::new(std::slice::from_ref(device_ca))?,
             hints: subject_of(device_ca),
+            assertions: Arc::new(assertion_key::signer(&config.data, issuer(&authority))?),
             authority: Arc::clone(&authority),
         };
 
@@ -274,9 +277,13 @@ impl Server {
             health.probe(&authority, &metrics, ends).await;
         });
         for listener in health_listeners {
-            let (health, registry) = (Arc::clone(&self.health), Arc::clone(&registry));
+            let public = health::Public {
+                health: Arc::clone(&self.health),
+                metrics: Arc::clone(&registry),
+                assertion_keys: common.assertions.key_set(),
+            };
             let ends = self.rest_ends.clone();
-            self.spawn("health", health::run(listener, health, registry, ends));
+            self.spawn("health", health::run(listener, public, ends));
         }
         let enrollment = Arc::new(Enrollment {
             acceptor: enrollment::acceptor(common.certificate, common.anchors, common.hints)?,
@@ -346,6 +353,15 @@ async fn open(
     // It reads every certificate's row, and of a short journal every entry.
     let opened = tokio::task::spawn_blocking(move || Authority::open(options)).await;
     Ok(opened.map_err(|_| StartFault::Panicked)??)
+}
+
+/// Who asserts: this gateway, by its SPIFFE ID.
+fn issuer(authority: &Authority) -> String {
+    SpiffeId {
+        trust_domain: authority.trust_domain().clone(),
+        identity: Identity::Gateway(gateway_name()),
+    }
+    .to_string()
 }
 
 fn first_address(listeners: &[TcpListener]) -> Option<SocketAddr> {

@@ -66,7 +66,7 @@ impl Notes {
             without_sni,
             max_staleness,
             tcp_routes,
-            proxies: self.networks(table.proxy_protocol_from),
+            proxies: self.networks(table.proxy_protocol_from, table.place),
             routes,
         }
     }

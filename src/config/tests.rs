@@ -80,7 +80,7 @@ upstream = []
 [[gateway.route]]
 path = "/v1"
 upstream = "https://10.0.0.1"
-identity = ["device-id", "xfcc"]
+identity = ["device-id", "XFCC"]
 "#;
     let expected = [
         "line 2: the top level has no key \"dta\"; its keys are: data, trust_domain, names, gateway, ca, enrollment, health",
@@ -97,7 +97,7 @@ identity = ["device-id", "xfcc"]
         "line 19: client = \"anonymous\" comes in a later version; write \"require\" or leave it out",
         "line 21: this route has the same host and path as the route of line 17; list all its upstreams in one route",
         "line 23: the upstream \"https://10.0.0.1\" speaks TLS, so it needs roots: write a [[gateway.upstream]] with name, servers and roots, and its name here",
-        "line 24: the identity form \"xfcc\" is not known; write \"device-id\" or \"client-cert\"",
+        "line 24: the identity form \"XFCC\" is not known; write \"device-id\", \"client-cert\", \"client-cert-chain\", \"xfcc\", \"nginx\", \"traefik\", \"aws-alb\", \"cloudflare\" or \"assertion\"",
     ];
     assert_eq!(judge(source).expect_err("many mistakes"), expected);
 }

@@ -93,13 +93,14 @@ pub(super) fn check_host(text: &str) -> Result<(), String> {
 
 /// A form in which the upstream is told who calls.
 pub(super) fn identity_form(text: &str) -> Result<IdentityHeader, String> {
-    match text {
-        "device-id" => Ok(IdentityHeader::DeviceId),
-        "client-cert" => Ok(IdentityHeader::ClientCert),
-        _ => Err(format!(
-            "the identity form {text:?} is not known; write \"device-id\" or \"client-cert\""
-        )),
-    }
+    IdentityHeader::named(text).ok_or_else(|| {
+        let known = IdentityHeader::ALL.map(|form| format!("{:?}", form.as_str()));
+        let (last, others) = known.split_last().expect("there are forms");
+        format!(
+            "the identity form {text:?} is not known; write {} or {last}",
+            others.join(", ")
+        )
+    })
 }
 
 /// `client`, of which only one value exists so far.

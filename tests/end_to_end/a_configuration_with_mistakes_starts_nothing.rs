@@ -392,7 +392,8 @@ fn values_out_of_range_or_of_no_use_are_refused() {
         &[
             "[\"device_id\"]",
             "[\"device-id\", \"device-id\"]",
-            "[\"xfcc\"]",
+            "[\"XFCC\"]",
+            "[\"client-cert\", \"x-forwarded-client-cert\"]",
         ],
     );
     check_all("without_sni", &["[\"elsewhere\"]"]);

@@ -316,6 +316,31 @@ fn the_small_files_and_the_directory_itself() {
     assert!(refusal(link.path()).contains("data cannot be used"));
 }
 
+/// Back ends trust this very key, so another one in its place would be noticed by them and not here.
+#[test]
+fn the_key_of_assertions_is_not_replaced() {
+    let here = lived_in();
+    let at = |directory: &Path| directory.join("data/gateway/assertion-key.pem");
+    let cut = copy(here.path());
+    let whole = fs::read(at(here.path())).unwrap();
+    fs::write(at(cut.path()), &whole[..whole.len() / 2]).unwrap();
+    let told = refusal(cut.path());
+    assert!(told.contains("assertion-key.pem is damaged"), "{told}");
+
+    let open = copy(here.path());
+    fs::set_permissions(at(open.path()), fs::Permissions::from_mode(0o604)).unwrap();
+    let told = refusal(open.path());
+    assert!(
+        told.contains("can be read or written by others (mode 604)"),
+        "{told}"
+    );
+
+    let gone = copy(here.path());
+    fs::remove_file(at(gone.path())).unwrap();
+    let server = Server::start_in(gone, Setup::default());
+    assert_ne!(fs::read(at(server.path("").as_path())).unwrap(), whole);
+}
+
 #[test]
 fn a_second_process_is_turned_away_until_the_first_has_ended() {
     let server = Server::start(Setup::default());

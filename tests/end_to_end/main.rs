@@ -32,6 +32,7 @@ mod the_enrollment_listener_is_nobodys_own;
 mod the_house_keeps_its_plan;
 mod the_readmes_walk_works_as_written;
 mod token_guessing_is_slow_and_locks_nobody_out;
+mod upstreams_check_assertions;
 mod what_harms_enrollment_is_refused_on_the_wire;
 
 /// Tests that measure, or that take what the machine has: `tests/run` runs them one after the other.

@@ -121,17 +121,23 @@ fn secrets_stay_where_they_were_made() {
         server.run(&["explain", "a", "--json"]),
         server.run(&["ca", "root"]),
     ];
-    let metrics = std::process::Command::new("curl")
-        .args(["--silent", &format!("http://{}/metrics", server.health())])
-        .output()
-        .unwrap();
-    said.push(text(&metrics.stdout));
+    for path in ["metrics", ".well-known/jwks.json"] {
+        let public = std::process::Command::new("curl")
+            .args(["--silent", &format!("http://{}/{path}", server.health())])
+            .output()
+            .unwrap();
+        said.push(text(&public.stdout));
+    }
 
     let data = server.path("data");
     let mut secrets: Vec<Secret> = ["root", "device-ca", "infrastructure-ca"]
         .map(|name| data.join("ca").join(name).with_extension("key"))
         .into_iter()
-        .chain([data.join("gateway/server.pem"), device.key_file()])
+        .chain([
+            data.join("gateway/server.pem"),
+            data.join("gateway/assertion-key.pem"),
+            device.key_file(),
+        ])
         .map(|file| Secret::of_key_file(&file))
         .collect();
     let serial_key = data.join("ca/serial.key");

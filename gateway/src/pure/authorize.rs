@@ -206,7 +206,7 @@ fn names(name: &str, host: &Host<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::peer::tests::peer;
-    use crate::pure::route::IdentityHeader;
+    use crate::pure::identity_header::IdentityHeader;
 
     const NOW: Timestamp = Timestamp(1_000);
     const GOOD: Standing = Standing {

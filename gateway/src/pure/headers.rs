@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 
 use super::authorize::Permit;
-use super::identity_names::{Name, judge};
-use super::route::IdentityHeader;
+use super::dialects::{Dialect, Inexpressible};
+use super::identity_header::IdentityHeader;
+use super::identity_names::{Name, judge, preset};
 
 /// Removes from a request what ends at the gateway: hop-by-hop headers, those that Connection names, and
 /// every identity header that the peer sent.
@@ -40,6 +41,24 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
         headers.remove(TRAILER);
         remove_hop_by_hop(headers);
     }
+    if varies_with_device(headers) {
+        headers.insert(VARY, HeaderValue::from_static("*"));
+    }
+}
+
+/// Whether a response depends on a header that only the gateway set. The device never sent it, so no cache on the
+/// way to it could tell devices apart (RFC 9440, section 2.4).
+fn varies_with_device(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(VARY)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|item| {
+            preset::NAMES
+                .iter()
+                .any(|name| name.as_bytes().eq_ignore_ascii_case(item))
+        })
 }
 
 /// Removes identity and framing headers from the trailers of a request.
@@ -62,16 +81,38 @@ pub(crate) fn clean_response_trailers(trailers: &mut HeaderMap) {
     trailers.remove(TRAILER);
 }
 
-/// Says who is calling. Everything here replaces; nothing is taken from the request but its host.
-pub(crate) fn identify(headers: &mut HeaderMap, permit: &Permit<'_>, hop: &Hop<'_>) {
-    for header in &permit.route().identity {
-        match header {
+/// Says who is calling. Everything here replaces; nothing is taken from the request but its host. Error: the
+/// certificate cannot be told in a form that the route asks for.
+pub(crate) fn identify(
+    headers: &mut HeaderMap,
+    permit: &Permit<'_>,
+    hop: &Hop<'_>,
+) -> Result<(), HeaderFault> {
+    let presented = &permit.device().presented;
+    for form in &permit.route().identity {
+        let dialect = match form {
             IdentityHeader::DeviceId => {
-                headers.insert(X_DEVICE_ID, permit.device().device_id_value.clone());
+                headers.insert(X_DEVICE_ID, presented.device_id().clone());
+                continue;
             }
-            IdentityHeader::ClientCert => {
-                headers.insert(CLIENT_CERT, permit.device().client_cert_value.clone());
+            IdentityHeader::Assertion => {
+                let assertion = hop.assertion.ok_or(HeaderFault::NoAssertion)?;
+                headers.insert(X_DEVICE_ASSERTION, assertion.clone());
+                continue;
             }
+            IdentityHeader::ClientCert => Dialect::ClientCert,
+            IdentityHeader::ClientCertChain => Dialect::ClientCertChain,
+            IdentityHeader::Xfcc => Dialect::Xfcc,
+            IdentityHeader::Nginx => Dialect::Nginx,
+            IdentityHeader::Traefik => Dialect::Traefik,
+            IdentityHeader::AwsAlb => Dialect::AwsAlb,
+            IdentityHeader::Cloudflare => Dialect::Cloudflare,
+        };
+        let fields = presented
+            .fields(dialect)
+            .map_err(HeaderFault::Inexpressible)?;
+        for (name, value) in fields {
+            headers.insert(name, value.clone());
         }
     }
     headers.insert(X_REQUEST_ID, hop.request_id.clone());
@@ -79,6 +120,7 @@ pub(crate) fn identify(headers: &mut HeaderMap, permit: &Permit<'_>, hop: &Hop<'
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
     headers.insert(X_FORWARDED_HOST, hop.host.clone());
     headers.insert(HOST, hop.host.clone());
+    Ok(())
 }
 
 /// What the gateway knows about a request beside who sent it.
@@ -89,6 +131,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) address: IpAddr,
     /// The host that was asked for, as it was written.
     pub(crate) host: &'a HeaderValue,
+    /// The assertion for the route, if it asks for one.
+    pub(crate) assertion: Option<&'a HeaderValue>,
 }
 
 /// Why headers are refused.
@@ -100,11 +144,17 @@ pub(crate) enum HeaderFault {
     /// Connection or Trailer does not list header names.
     #[error("Connection or Trailer does not list header names")]
     NotNames,
+    /// The certificate cannot be told in a form that the route asks for.
+    #[error("the certificate cannot be told to the upstream: {0}")]
+    Inexpressible(Inexpressible),
+    /// The route asks for an assertion, and none was made.
+    #[error("there is no assertion for the upstream")]
+    NoAssertion,
 }
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(crate) const X_DEVICE_ID: HeaderName = HeaderName::from_static("x-device-id");
-pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const X_DEVICE_ID: HeaderName = HeaderName::from_static(preset::DEVICE_ID);
+const X_DEVICE_ASSERTION: HeaderName = HeaderName::from_static(preset::DEVICE_ASSERTION);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -246,7 +296,8 @@ mod tests {
     #[test]
     fn every_identity_name_in_every_spelling() {
         let members = FAMILIES.iter().map(|family| format!("{family}cert"));
-        let names = NAMES.iter().map(|name| (*name).to_owned());
+        let names = NAMES.iter().chain(preset::NAMES);
+        let names = names.map(|name| (*name).to_owned());
         for name in members.chain(names) {
             let upper = name.to_ascii_uppercase();
             check(&[(&name, "forged")], Ok(&[]));
@@ -344,6 +395,29 @@ mod tests {
         ]);
         clean_response(&mut response);
         assert_eq!(response, headers(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn a_response_that_varies_with_the_device_is_for_nobody_else() {
+        let check = |sent: &[&str], expected: &[&str]| {
+            let lines = |values: &[&str]| {
+                let lines: Vec<_> = values.iter().map(|value| ("vary", *value)).collect();
+                headers(&lines)
+            };
+            let mut response = lines(sent);
+            clean_response(&mut response);
+            assert_eq!(response, lines(expected), "{sent:?}");
+        };
+        check(&[], &[]);
+        check(&["Accept", "Origin, Cookie"], &["Accept", "Origin, Cookie"]);
+        check(&["X-Forwarded-Proto"], &["X-Forwarded-Proto"]);
+        for name in preset::NAMES {
+            check(&[name], &["*"]);
+            let among = format!("Accept ,\t{} , Origin", name.to_ascii_uppercase());
+            check(&["Cookie", &among], &["*"]);
+            let longer = format!("{name}-x");
+            check(&[&longer], &[&longer]);
+        }
     }
 
     #[test]

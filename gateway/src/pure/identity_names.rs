@@ -93,6 +93,54 @@ pub(crate) const NAMES: &[&str] = &[
     "x-request-id",
 ];
 
+/// What the gateway itself may set from a device's certificate. Each is judged [`Name::Identity`].
+pub(crate) mod preset {
+    pub(crate) const DEVICE_ID: &str = "x-device-id";
+    pub(crate) const DEVICE_ASSERTION: &str = "x-device-assertion";
+    pub(crate) const CLIENT_CERT: &str = "client-cert";
+    pub(crate) const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
+    pub(crate) const XFCC: &str = "x-forwarded-client-cert";
+    pub(crate) const SSL_VERIFY: &str = "x-ssl-client-verify";
+    pub(crate) const SSL_S_DN: &str = "x-ssl-client-s-dn";
+    pub(crate) const SSL_I_DN: &str = "x-ssl-client-i-dn";
+    pub(crate) const SSL_SERIAL: &str = "x-ssl-client-serial";
+    pub(crate) const SSL_FINGERPRINT: &str = "x-ssl-client-fingerprint";
+    pub(crate) const SSL_CERT: &str = "x-ssl-client-cert";
+    pub(crate) const TRAEFIK_CERT: &str = "x-forwarded-tls-client-cert";
+    pub(crate) const TRAEFIK_INFO: &str = "x-forwarded-tls-client-cert-info";
+    pub(crate) const AMZN_SERIAL: &str = "x-amzn-mtls-clientcert-serial-number";
+    pub(crate) const AMZN_ISSUER: &str = "x-amzn-mtls-clientcert-issuer";
+    pub(crate) const AMZN_SUBJECT: &str = "x-amzn-mtls-clientcert-subject";
+    pub(crate) const AMZN_VALIDITY: &str = "x-amzn-mtls-clientcert-validity";
+    pub(crate) const AMZN_LEAF: &str = "x-amzn-mtls-clientcert-leaf";
+    pub(crate) const CF_DER: &str = "cf-client-cert-der-base64";
+    pub(crate) const CF_SHA256: &str = "cf-client-cert-sha256";
+
+    /// All of them.
+    pub(crate) const NAMES: &[&str] = &[
+        DEVICE_ID,
+        DEVICE_ASSERTION,
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+        XFCC,
+        SSL_VERIFY,
+        SSL_S_DN,
+        SSL_I_DN,
+        SSL_SERIAL,
+        SSL_FINGERPRINT,
+        SSL_CERT,
+        TRAEFIK_CERT,
+        TRAEFIK_INFO,
+        AMZN_SERIAL,
+        AMZN_ISSUER,
+        AMZN_SUBJECT,
+        AMZN_VALIDITY,
+        AMZN_LEAF,
+        CF_DER,
+        CF_SHA256,
+    ];
+}
+
 /// Headers that say where a message ends or where it goes: one spelling only.
 const FRAMING: &[&str] = &[
     "connection",
@@ -113,7 +161,8 @@ mod tests {
     #[test]
     fn every_listed_name_in_every_spelling() {
         let members = FAMILIES.iter().map(|family| format!("{family}x"));
-        let names = NAMES.iter().map(|name| (*name).to_owned());
+        let names = NAMES.iter().chain(preset::NAMES);
+        let names = names.map(|name| (*name).to_owned());
         for name in members.chain(names) {
             assert_eq!(judge(&name), Name::Identity, "{name}");
             for other in ['_', '.', '~', '\'', '!', '|'] {

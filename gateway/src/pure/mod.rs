@@ -5,14 +5,17 @@
 #![deny(clippy::disallowed_methods)]
 
 pub(crate) mod answer_head;
+pub(crate) mod assertion;
 pub(crate) mod authorize;
 pub(crate) mod balance;
 mod chunked;
+pub(crate) mod dialects;
 pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod host;
 pub(crate) mod http2_answers;
 pub(crate) mod http2_frames;
+pub(crate) mod identity_header;
 pub(crate) mod identity_names;
 pub(crate) mod path;
 pub(crate) mod proxy_protocol;

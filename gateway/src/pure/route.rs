@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::host::{Host, HostFault};
+use super::identity_header::IdentityHeader;
 use super::path::{PathFault, most_eager_reading};
 use super::upstream::Upstream;
 use super::upstream_address::UpstreamAddress;
@@ -17,17 +18,8 @@ pub struct Route {
     pub path: String,
     /// Where requests go.
     pub upstream: Arc<Upstream>,
-    /// The headers that tell the upstream who the device is.
+    /// The forms in which the upstream is told who the device is.
     pub identity: Vec<IdentityHeader>,
-}
-
-/// A header that tells an upstream who the device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IdentityHeader {
-    /// `X-Device-Id`: the device id.
-    DeviceId,
-    /// `Client-Cert` (RFC 9440): the certificate.
-    ClientCert,
 }
 
 /// All routes, checked. Equal requests find equal routes.

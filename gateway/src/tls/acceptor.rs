@@ -96,6 +96,8 @@ struct Fixed {
 struct Configs {
     required: Arc<ServerConfig>,
     optional: Arc<ServerConfig>,
+    /// Those that both believe.
+    anchors: Anchors,
     /// For names with protocols of their own, where a certificate is always required.
     by_name: HashMap<String, Arc<ServerConfig>>,
     clients: Clients,
@@ -110,6 +112,10 @@ pub struct Accepted {
     /// The certificate whose key the client proved to hold, and for which an anchor vouches. Its validity,
     /// usages and status are not judged yet.
     pub certificate: Option<CertificateDer<'static>>,
+    /// What the client sent beside its certificate: anything.
+    pub intermediates: Vec<CertificateDer<'static>>,
+    /// The anchors that the certificate was judged by.
+    pub anchors: Anchors,
     /// The server name that the client asked for (RFC 6066, section 3), in lower case.
     pub server_name: Option<String>,
     /// The application protocol that was agreed on.
@@ -158,17 +164,22 @@ impl Acceptor {
                 }
                 Err(fault)
             }
-            Ok(Ok(stream)) => {
+            Ok(Ok((stream, anchors))) => {
                 let (_, connection) = stream.get_ref();
-                let certificate = connection
+                let mut sent = connection
                     .peer_certificates()
-                    .and_then(<[_]>::first)
+                    .unwrap_or_default()
+                    .iter()
                     .map(|certificate| certificate.clone().into_owned());
+                let certificate = sent.next();
+                let intermediates = sent.collect();
                 let server_name = connection.server_name().map(str::to_ascii_lowercase);
                 let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
                 Ok(Accepted {
                     stream,
                     certificate,
+                    intermediates,
+                    anchors,
                     server_name,
                     alpn,
                 })
@@ -180,7 +191,7 @@ impl Acceptor {
     async fn handshake(
         &self,
         tcp: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, (HandshakeFault, Option<TcpStream>)> {
+    ) -> Result<(TlsStream<TcpStream>, Anchors), (HandshakeFault, Option<TcpStream>)> {
         let mut hello = pin!(LazyConfigAcceptor::new(
             rustls::server::Acceptor::default(),
             tcp
@@ -189,14 +200,16 @@ impl Acceptor {
             Ok(start) => start,
             Err(error) => return Err((HandshakeFault::from_io(&error), hello.take_io())),
         };
-        let config = self
-            .configs
-            .load()
-            .choose(start.client_hello().server_name());
+        let (config, anchors) = {
+            let configs = self.configs.load();
+            let config = configs.choose(start.client_hello().server_name());
+            (config, configs.anchors.clone())
+        };
         start
             .into_stream(config)
             .into_fallible()
             .await
+            .map(|stream| (stream, anchors))
             .map_err(|(error, tcp)| (HandshakeFault::from_io(&error), Some(tcp)))
     }
 }
@@ -233,6 +246,7 @@ impl Configs {
             Ok::<_, Error>(Arc::new(config))
         };
         Ok(Self {
+            anchors: policy.anchors.clone(),
             required: config(true, &fixed.alpn)?,
             optional: config(false, &fixed.alpn)?,
             by_name: (policy.alpn_by_name.iter())

@@ -153,6 +153,14 @@ impl Client {
 
     pub(crate) async fn connect_to(rig: &Rig, device: &Identity, name: &str) -> Self {
         let config = config(rig, Some(device), "http/1.1");
+        Self::with_name(rig, config, name).await
+    }
+
+    pub(crate) async fn with(rig: &Rig, config: ClientConfig) -> Self {
+        Self::with_name(rig, config, "api.test").await
+    }
+
+    async fn with_name(rig: &Rig, config: ClientConfig, name: &str) -> Self {
         let tls = handshake(rig, config, name).await.expect("a handshake");
         Self {
             tls,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::client::Client;
 use crate::echo::{Event, assert_identified};
 use crate::frames::{Frames, Outcome};
-use crate::identity_names::{FAMILIES, NAMES, Name, judge};
+use crate::identity_names::{FAMILIES, NAMES, Name, judge, preset};
 use crate::session::{DEVICE, Lane};
 
 /// Every name of the list, and of every family a few members.
@@ -14,14 +14,9 @@ fn names() -> Vec<String> {
         let family = family.trim_end_matches('-');
         ["-id", "-x-y"].map(|member| format!("{family}{member}"))
     });
-    let known = [
-        "x-device-id",
-        "client-cert",
-        "client-cert-chain",
-        "x-forwarded-client-cert",
-    ];
+    let known = NAMES.iter().chain(preset::NAMES);
     let names = members
-        .chain(NAMES.iter().chain(&known).map(|name| (*name).to_owned()))
+        .chain(known.map(|name| (*name).to_owned()))
         .filter(|name| judge(name) == Name::Identity)
         .collect::<BTreeSet<_>>();
     names.into_iter().collect()
@@ -285,6 +280,7 @@ async fn every_header_that_the_gateway_sets_is_listed() {
     let mut set = BTreeSet::new();
     for request in [
         get("/cert", ""),
+        get("/as/all", ""),
         get("/cert", "TE: trailers\r\n"),
         get("/cert", "Connection: Upgrade\r\nUpgrade: websocket\r\n"),
         "POST /cert HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -312,12 +308,9 @@ async fn every_header_that_the_gateway_sets_is_listed() {
         let listed = judge(name) == Name::Identity;
         assert!(listed != of_the_message.contains(&name.as_str()), "{name}");
     }
-    for name in [
-        "x-device-id",
-        "client-cert",
-        "x-request-id",
-        "x-forwarded-for",
-    ] {
-        assert!(set.contains(name), "{name} in {set:?}");
+    let chain = preset::CLIENT_CERT_CHAIN; // This rig's anchor is its own issuer.
+    let presets = preset::NAMES.iter().filter(|name| **name != chain);
+    for name in presets.chain(&["x-request-id", "x-forwarded-for"]) {
+        assert!(set.contains(*name), "{name} in {set:?}");
     }
 }

@@ -7,6 +7,7 @@ mod broken_http2_is_recorded;
 mod certificates_end_while_in_use;
 mod client;
 mod connections_end;
+mod each_dialect_reaches_its_upstream;
 mod echo;
 mod floods_are_ended;
 mod forged_identity;

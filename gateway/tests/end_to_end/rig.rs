@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable, Snapshot,
-    TcpRouteTable, UpstreamTimeouts,
+    AssertionSigner, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable,
+    Snapshot, TcpRouteTable, UpstreamTimeouts,
 };
 use identity::chain::Anchors;
 use identity::feed::{Acknowledgement, Batch, Sighting, StatusChange};
 use identity::{Class, Fingerprint, Kind, Name, SerialKey, Status};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
+use rcgen::KeyPair;
 use tokio::sync::mpsc;
 
 use crate::authority::{Authority, Identity, SERIAL_KEY};
@@ -100,6 +101,7 @@ impl Rig {
                 workers: 2,
                 acceptor: Arc::new(acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
+                assertions: Arc::new(signer()),
                 snapshot,
                 max_staleness,
                 limits,
@@ -185,6 +187,16 @@ impl Rig {
     }
 }
 
+/// Signs assertions with a key of its own.
+fn signer() -> AssertionSigner {
+    let key = KeyPair::generate().expect("a key");
+    AssertionSigner::from_pkcs8(
+        &key.serialize_der(),
+        "spiffe://keybound.test/gateway/a".into(),
+    )
+    .expect("a signer")
+}
+
 pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
     let route = |path: &str, identity| Route {
         host: None,
@@ -197,20 +209,25 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
         ),
         identity,
     };
+    let mut routes: Vec<_> = IdentityHeader::ALL
+        .into_iter()
+        .map(|form| route(&format!("/as/{}", form.as_str()), vec![form]))
+        .collect();
+    routes.extend([
+        route("/as/all", IdentityHeader::ALL.to_vec()),
+        route("/", vec![IdentityHeader::DeviceId]),
+        route(
+            "/cert",
+            vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+        ),
+        route("/plain", vec![]),
+        Route {
+            host: Some("other.test".into()),
+            ..route("/only", vec![])
+        },
+    ]);
     Snapshot {
-        routes: RouteTable::new(vec![
-            route("/", vec![IdentityHeader::DeviceId]),
-            route(
-                "/cert",
-                vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
-            ),
-            route("/plain", vec![]),
-            Route {
-                host: Some("other.test".into()),
-                ..route("/only", vec![])
-            },
-        ])
-        .expect("routes"),
+        routes: RouteTable::new(routes).expect("routes"),
         tcp_routes: TcpRouteTable::default(),
         server_names: vec!["api.test".into(), "127.0.0.1".into()],
         without_sni: vec!["127.0.0.1".into()],

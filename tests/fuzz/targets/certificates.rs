@@ -1,4 +1,5 @@
-//! The reader of a certificate's identity: what it accepts has exactly one name, found again by two other readers.
+//! The reader of a certificate's identity: what it accepts has exactly one name, found again by two other readers. And
+//! the dialects in which any certificate is told: whatever names stand in it, they stay where names stand.
 #![no_main]
 
 use identity::certificate::Parsed;
@@ -17,6 +18,7 @@ fuzz_target!(init: seeds::write_if_asked(first_inputs), |bytes: &[u8]| {
     let Ok(parsed) = Parsed::from_der(bytes) else {
         return;
     };
+    dialects(&CertificateDer::from(bytes));
     let validity = parsed.validity();
     let name = parsed.spiffe_id();
     let Ok(leaf) = parsed.leaf() else {
@@ -60,6 +62,46 @@ fuzz_target!(init: seeds::write_if_asked(first_inputs), |bytes: &[u8]| {
         assert!(constraints.iter().all(|element| element.tag != 0x01 || element.content == [0]));
     }
 });
+
+/// No name in the certificate begins a field of its own, or hides one.
+fn dialects(certificate: &CertificateDer<'_>) {
+    for (name, value) in gateway::fuzzing::dialects(certificate) {
+        assert!(
+            value.bytes().all(|byte| matches!(byte, 0x20..=0x7e)),
+            "{name}: {value}"
+        );
+        let (fields, keys): (_, &[&str]) = match name.as_str() {
+            "x-forwarded-client-cert" => {
+                let plain = value.replace("\\\"", "");
+                assert!(!plain.contains('\\'), "{value}");
+                (plain, &["Hash", "Cert", "Chain", "Subject", "URI", "DNS"])
+            }
+            "x-forwarded-tls-client-cert-info" => (
+                value
+                    .replace("%22", "\"")
+                    .replace("%3B", ";")
+                    .replace("%3D", "="),
+                &["Subject", "Issuer", "SerialNumber", "NB", "NA", "SAN"],
+            ),
+            _ => continue,
+        };
+        // Between quotation marks are values; before them stand keys.
+        let parts: Vec<&str> = fields.split('"').collect();
+        assert!(parts.len() % 2 == 1 && parts.last() == Some(&""), "{value}");
+        for (at, key) in parts.iter().step_by(2).enumerate().take(parts.len() / 2) {
+            let key = if at == 0 {
+                Some(*key)
+            } else {
+                key.strip_prefix(';')
+            };
+            let key = key.and_then(|key| key.strip_suffix('='));
+            assert!(
+                key.is_some_and(|key| keys.contains(&key)),
+                "{key:?} in {value}"
+            );
+        }
+    }
+}
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let mut random = Random::new(u64::from(seed));
@@ -200,5 +242,13 @@ fn first_inputs() -> Vec<Vec<u8>> {
         certificate(&|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
         certificate(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
         certificate(&|p| p.serial_number = Some(vec![0; 17].into())),
+        certificate(&|p| {
+            p.distinguished_name
+                .push(DnType::OrganizationName, "Acme, \"Inc.\"\\");
+            p.subject_alt_names = vec![
+                uri("urn:a;URI=\"b\",By=c"),
+                SanType::DnsName("a\";Hash=\"0".try_into().expect("ASCII")),
+            ];
+        }),
     ]
 }

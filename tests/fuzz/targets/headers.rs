@@ -5,7 +5,6 @@
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::OnceLock;
 
 use gateway::fuzzing::{
     Caller, clean_request, clean_request_trailers, clean_response, clean_response_trailers,
@@ -204,29 +203,30 @@ const HOP_BY_HOP: &[&str] = &[
 
 /// A device, and the value of its Client-Cert.
 fn caller() -> &'static (Caller, String) {
-    static CALLER: OnceLock<(Caller, String)> = OnceLock::new();
-    CALLER.get_or_init(|| {
-        use base64::Engine as _;
-        let mut params = CertificateParams::default();
-        let uri = "spiffe://keybound.local/device/thermostat-7";
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ASCII"))];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.serial_number = Some(vec![1].into());
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        let route = Route {
-            host: Some("a.example".into()),
-            path: "/".into(),
-            upstream: gateway::Upstream::of(vec![
-                "http://127.0.0.1:1".parse().expect("an address"),
-            ]),
-            identity: vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
-        };
-        let encoded = base64::engine::general_purpose::STANDARD.encode(certificate.der());
-        let caller = Caller::new(certificate.der(), route).expect("one route");
-        (caller, format!(":{encoded}:"))
-    })
+    // A caller keeps what it was told for its own thread.
+    thread_local!(static CALLER: &'static (Caller, String) = Box::leak(Box::new(make_caller())));
+    CALLER.with(|caller| *caller)
+}
+
+fn make_caller() -> (Caller, String) {
+    use base64::Engine as _;
+    let mut params = CertificateParams::default();
+    let uri = "spiffe://keybound.local/device/thermostat-7";
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ASCII"))];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(vec![1].into());
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let route = Route {
+        host: Some("a.example".into()),
+        path: "/".into(),
+        upstream: gateway::Upstream::of(vec!["http://127.0.0.1:1".parse().expect("an address")]),
+        identity: vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+    };
+    let encoded = base64::engine::general_purpose::STANDARD.encode(certificate.der());
+    let caller = Caller::new(certificate.der(), route).expect("one route");
+    (caller, format!(":{encoded}:"))
 }
 
 fn first_inputs() -> Vec<Vec<u8>> {
