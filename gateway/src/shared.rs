@@ -25,7 +25,8 @@ pub(crate) struct Shared {
     pub(crate) status: Arc<StatusTable>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
-    pub(crate) limits: Limits,
+    /// A change holds for connections and requests that begin after it.
+    pub(crate) limits: ArcSwap<Limits>,
     /// Load balancers that speak the PROXY protocol.
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) records: mpsc::Sender<Record>,

@@ -43,7 +43,7 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(&shared.limits),
+        pool: Pool::new(&shared.limits.load()),
         shared,
         open: Cell::new(0),
         turns: Cell::new(0),
@@ -97,7 +97,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
         };
         pause = MIN_PAUSE;
-        if worker.open.get() >= worker.shared.limits.max_connections {
+        if worker.open.get() >= worker.shared.limits.load().max_connections {
             worker.shared.metrics.connections_refused.inc();
             continue;
         }

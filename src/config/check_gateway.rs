@@ -7,7 +7,7 @@ use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, UpstreamAddress
 
 use super::check::{Notes, Purpose};
 use super::file::{GatewayTable, RouteTable as RouteSection};
-use super::{GatewayConfig, Located, Place, values};
+use super::{GatewayConfig, Located, Place, names_with, values};
 use crate::duration;
 
 impl Notes {
@@ -55,8 +55,10 @@ impl Notes {
                 "[gateway] has no route, so every request would be refused; add [[gateway.route]] with an upstream",
             );
         }
-        let routes = self.routes(table.routes, names);
-        let tcp_routes = self.tcp_routes(table.tcp_routes, names, &routes);
+        let certificates = self.certificates(table.certificates);
+        let names = names_with(names, &certificates);
+        let routes = self.routes(table.routes, &names);
+        let tcp_routes = self.tcp_routes(table.tcp_routes, &names, &routes);
         GatewayConfig {
             listen,
             workers,
@@ -64,6 +66,7 @@ impl Notes {
             max_staleness,
             tcp_routes,
             proxies: self.networks(table.proxy_protocol_from),
+            certificates,
             routes,
         }
     }
@@ -185,7 +188,7 @@ impl Notes {
         names: &[String],
     ) -> Option<String> {
         let name = self.take(host.place, values::server_name(&host.value))?;
-        if names.contains(&name) {
+        if names.iter().any(|pattern| values::covers(pattern, &name)) {
             return Some(name);
         }
         self.note(

@@ -26,8 +26,17 @@ pub(crate) struct GatewayTable {
     pub(crate) without_sni: Option<Vec<Located<String>>>,
     pub(crate) max_staleness: Option<Located<String>>,
     pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
+    pub(crate) certificates: Vec<CertificateTable>,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
+}
+
+/// `[[gateway.certificate]]`
+#[derive(Debug)]
+pub(crate) struct CertificateTable {
+    pub(crate) place: Place,
+    pub(crate) certificate: Option<Located<String>>,
+    pub(crate) key: Option<Located<String>>,
 }
 
 /// `[[gateway.route]]`
@@ -74,6 +83,7 @@ impl GatewayTable {
             without_sni: None,
             max_staleness: None,
             proxy_protocol_from: None,
+            certificates: Vec::new(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
         }
@@ -127,6 +137,11 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
         without_sni: section.strings("without_sni", notes),
         max_staleness: section.string("max_staleness", notes),
         proxy_protocol_from: section.strings("proxy_protocol_from", notes),
+        certificates: section
+            .sections("certificate", "[[gateway.certificate]]", notes)
+            .into_iter()
+            .map(|section| certificate(section, notes))
+            .collect(),
         routes: section
             .sections("route", "[[gateway.route]]", notes)
             .into_iter()
@@ -162,6 +177,16 @@ fn tcp(mut section: Section<'_>, notes: &mut Notes<'_>) -> TcpTable {
         upstream: section.strings("upstream", notes),
         proxy_protocol: section.string("proxy_protocol", notes),
         alpn: section.strings("alpn", notes),
+    };
+    section.finish(notes);
+    table
+}
+
+fn certificate(mut section: Section<'_>, notes: &mut Notes<'_>) -> CertificateTable {
+    let table = CertificateTable {
+        place: section.place,
+        certificate: section.string("certificate", notes),
+        key: section.string("key", notes),
     };
     section.finish(notes);
     table

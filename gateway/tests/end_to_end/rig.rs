@@ -100,6 +100,7 @@ impl Rig {
                 acceptor: Arc::new(acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
                 snapshot,
+                inherited: Vec::new(),
                 max_staleness,
                 limits,
                 proxies,
