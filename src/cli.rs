@@ -55,6 +55,17 @@ pub(crate) enum Command {
         json: bool,
     },
 
+    /// Have the running server read its configuration file again, without dropping a connection.
+    ///
+    /// Prints what is different; or every mistake, and then nothing was changed. SIGHUP does the same and tells the log.
+    /// Flags of `up` stay in force. Listeners, workers, the data directory, the trust domain and the life of device
+    /// certificates need a restart.
+    Reload {
+        /// Print {"name": ..., "changes": [...]} or {"name": ..., "mistakes": [...]} as JSON
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Enrollment codes: what a new device needs to get its first certificate.
     #[command(subcommand)]
     Token(TokenCommand),

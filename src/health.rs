@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::http_server::{self, Answer};
+use crate::in_force::InForce;
 use crate::metrics::Metrics;
 
 /// What readiness is judged by.
-#[derive(Default)]
 pub(crate) struct Health {
     /// The gateway, once its status table holds the registry's snapshot; none is set where none runs.
     gateway: OnceLock<Arc<Gateway>>,
@@ -26,6 +26,7 @@ pub(crate) struct Health {
     ca_writable: AtomicBool,
     being_checked: AtomicBool,
     draining: AtomicBool,
+    in_force: Arc<InForce>,
 }
 
 /// Whether the process should get traffic.
@@ -39,10 +40,14 @@ struct Readiness {
 }
 
 impl Health {
-    pub(crate) fn new(has_gateway: bool) -> Self {
+    pub(crate) fn new(has_gateway: bool, in_force: Arc<InForce>) -> Self {
         Self {
+            gateway: OnceLock::new(),
             has_gateway,
-            ..Self::default()
+            ca_writable: AtomicBool::new(false),
+            being_checked: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            in_force,
         }
     }
 
@@ -138,6 +143,9 @@ impl Health {
             degraded = true;
             reasons.push(told);
         }
+        let alarms = self.in_force.alarms(clock::now());
+        degraded |= !alarms.is_empty();
+        reasons.extend(alarms);
         Readiness {
             ready,
             degraded,
@@ -238,6 +246,11 @@ const PROBE_WITHIN: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
+    fn in_force() -> Arc<InForce> {
+        let metrics = Metrics::register(&mut Registry::default());
+        Arc::new(InForce::new(metrics))
+    }
+
     #[test]
     fn of_a_clock_that_was_set_back_it_is_told_what_that_means() {
         let told = |by, followed| {
@@ -255,13 +268,13 @@ mod tests {
 
     #[test]
     fn nothing_is_ready_before_it_was_seen_to_work() {
-        let health = Health::new(true);
+        let health = Health::new(true, in_force());
         let first = health.readiness();
         assert!(!first.ready && first.reasons.len() == 2, "{first:?}");
         health.ca_writable.store(true, Ordering::Relaxed);
         assert!(!health.readiness().ready);
 
-        let health = Health::new(false);
+        let health = Health::new(false, in_force());
         health.ca_writable.store(true, Ordering::Relaxed);
         let ready = Readiness {
             ready: true,

@@ -22,6 +22,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::service_manager::Inherited;
+
 /// A response that is there as a whole.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -139,10 +141,21 @@ pub(crate) fn answer(status: u16, media_type: &'static str, body: impl Into<Byte
     response
 }
 
-/// Binds the listeners of one role; the error names the address and what to do.
-pub(crate) async fn bind(addresses: &[SocketAddr], role: &str) -> Result<Vec<TcpListener>, String> {
-    let mut listeners = Vec::with_capacity(addresses.len());
-    for address in addresses {
+/// The listeners of one role: those that were handed over, and the rest bound here; an error names the address and what
+/// to do.
+pub(crate) async fn bind(
+    addresses: &[SocketAddr],
+    role: &str,
+    inherited: &mut Inherited,
+) -> Result<Vec<TcpListener>, String> {
+    let (handed_over, addresses) = inherited.claim(role, addresses);
+    let mut listeners = Vec::with_capacity(handed_over.len() + addresses.len());
+    for listener in handed_over {
+        let listener = TcpListener::from_std(listener)
+            .map_err(|error| format!("{role} cannot use a socket that was handed over: {error}"))?;
+        listeners.push(listener);
+    }
+    for address in &addresses {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| cannot_listen(role, *address, &error))?;

@@ -1,7 +1,9 @@
 //! What the root counts itself; the gateway registers its own.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use identity::{Fingerprint, Timestamp};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,8 +19,14 @@ pub(crate) struct Metrics {
     enrollment: Family<EnrollmentLabels, Counter>,
     /// The newest journal entry that is in force at the gateway.
     pub(crate) feed_applied: Gauge<u64, AtomicU64>,
-    /// When the server certificate ends.
-    pub(crate) server_certificate_not_after: Gauge<u64, AtomicU64>,
+    /// When each certificate of the server ends.
+    server_certificate_not_after: Family<CertificateLabels, Gauge<u64, AtomicU64>>,
+    certificates_told: Arc<Mutex<Vec<CertificateLabels>>>,
+    /// Reloads that changed nothing because something was wrong, and files that were not taken.
+    pub(crate) reload_failures: Counter,
+    /// When the configuration in force was loaded.
+    config_loaded: Gauge<u64, AtomicU64>,
+    config: Family<ConfigLabels, Gauge>,
     /// Whether the registry could be written when it was last tried: 1 or 0.
     pub(crate) registry_writable: Gauge<u64, AtomicU64>,
     /// Probes that found that it could not.
@@ -39,13 +47,28 @@ struct EnrollmentLabels {
     outcome: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    name: String,
+    source: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConfigLabels {
+    hash: String,
+}
+
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("keybound");
         let metrics = Self {
             enrollment: Family::default(),
             feed_applied: Gauge::default(),
-            server_certificate_not_after: Gauge::default(),
+            server_certificate_not_after: Family::default(),
+            certificates_told: Arc::default(),
+            reload_failures: Counter::default(),
+            config_loaded: Gauge::default(),
+            config: Family::default(),
             registry_writable: Gauge::default(),
             registry_faults: Counter::default(),
             registry_witnessed: Gauge::default(),
@@ -70,8 +93,23 @@ impl Metrics {
         );
         registry.register(
             "server_certificate_not_after_seconds",
-            "When the server certificate ends, in seconds since 1970",
+            "When each certificate of the server ends, in seconds since 1970, by its first name and where it comes from",
             metrics.server_certificate_not_after.clone(),
+        );
+        registry.register(
+            "reload_failures",
+            "Reloads of the configuration, and of single certificates, that changed nothing because something was wrong",
+            metrics.reload_failures.clone(),
+        );
+        registry.register(
+            "config_loaded_timestamp_seconds",
+            "When the configuration in force was loaded, in seconds since 1970",
+            metrics.config_loaded.clone(),
+        );
+        registry.register(
+            "config_info",
+            "The SHA-256 of the configuration file in force",
+            metrics.config.clone(),
         );
         registry.register(
             "registry_writable",
@@ -111,6 +149,44 @@ impl Metrics {
         metrics
     }
 
+    /// The server's own certificate has this name first, and ends then.
+    pub(crate) fn own_certificate(&self, name: &str, not_after: Timestamp) {
+        self.certificates(OWN, [(name, not_after)]);
+    }
+
+    /// The certificates from files, by their first names, and when they end.
+    pub(crate) fn certificates_of_files<'n>(
+        &self,
+        all: impl IntoIterator<Item = (&'n str, Timestamp)>,
+    ) {
+        self.certificates(FILE, all);
+    }
+
+    fn certificates<'n>(
+        &self,
+        source: &'static str,
+        all: impl IntoIterator<Item = (&'n str, Timestamp)>,
+    ) {
+        let family = &self.server_certificate_not_after;
+        let told = self.certificates_told.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        told.retain(|labels| labels.source != source || !family.remove(labels));
+        for (name, not_after) in all {
+            let name = name.to_owned();
+            let labels = CertificateLabels { name, source };
+            family.get_or_create(&labels).set(not_after.0);
+            told.push(labels);
+        }
+    }
+
+    /// This configuration is in force from now on.
+    pub(crate) fn config_loaded(&self, hash: &Fingerprint, at: Timestamp) {
+        self.config.clear();
+        let hash = hash.to_string();
+        self.config.get_or_create(&ConfigLabels { hash }).set(1);
+        self.config_loaded.set(at.0);
+    }
+
     /// Counts an answer of the enrollment listener. Outcomes are codes of a closed set.
     pub(crate) fn enrollment(&self, operation: &'static str, outcome: &str) {
         let labels = EnrollmentLabels {
@@ -120,3 +196,8 @@ impl Metrics {
         self.enrollment.get_or_create(&labels).inc();
     }
 }
+
+/// Certificates that the embedded CA made.
+const OWN: &str = "ca";
+/// Certificates that others made.
+const FILE: &str = "file";

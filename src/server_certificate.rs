@@ -1,4 +1,4 @@
-//! The server's own certificate: made by the infrastructure CA, replaced in time without a restart.
+//! The server's own certificate: made by the infrastructure CA, replaced without a restart in time and for other names.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use ca::{Authority, IssueError};
-use gateway::tls::{ServerCertificate, ServerCertificateFault};
+use gateway::tls::{Certified, ServerCertificate, ServerCertificateFault};
 use identity::certificate::{Parsed, Validity};
 use identity::{Name, Timestamp};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
-use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 use crate::metrics::Metrics;
@@ -23,12 +23,39 @@ use crate::{clock, files};
 
 /// Makes and replaces the certificate.
 pub(crate) struct Renewal {
+    maker: Maker,
+    metrics: Metrics,
+    certificate: Arc<ServerCertificate>,
+    /// Held while a certificate is made, so that one does not take the place of another with newer names.
+    current: Mutex<Current>,
+}
+
+/// Makes certificates, and keeps the last one.
+struct Maker {
     authority: Arc<Authority>,
     /// In the certificate's SPIFFE ID.
     gateway: Name,
-    names: Vec<String>,
     file: PathBuf,
-    metrics: Metrics,
+}
+
+/// What the certificate in force is for, and when to replace it.
+struct Current {
+    names: Vec<String>,
+    due: Timestamp,
+}
+
+/// A certificate for other names, made and kept, and not yet in force.
+pub(crate) struct Renamed<'r> {
+    renewal: &'r Renewal,
+    current: MutexGuard<'r, Current>,
+    names: Vec<String>,
+    made: Made,
+}
+
+/// A certificate that can serve.
+struct Made {
+    certified: Certified,
+    validity: Validity,
 }
 
 /// Why there is no server certificate.
@@ -52,64 +79,75 @@ struct Stored {
 }
 
 impl Renewal {
-    pub(crate) fn new(
+    /// The certificate of the last run if it still serves, else a new one.
+    pub(crate) async fn start(
         authority: Arc<Authority>,
         gateway: Name,
         names: Vec<String>,
         data: &Path,
         metrics: Metrics,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Fault> {
+        let maker = Maker {
             authority,
             gateway,
-            names,
             file: data.join("gateway").join("server.pem"),
-            metrics,
-        }
-    }
-
-    /// The certificate of the last run if it still serves, else a new one; and when to replace it.
-    pub(crate) async fn start(&self) -> Result<(Arc<ServerCertificate>, Timestamp), Fault> {
+        };
         let now = clock::now();
         // One of the future was made while the clock was wrong.
         let serves =
             |stored: &Stored| stored.validity.not_before <= now && now < due(stored.validity);
         // One that cannot be used is replaced; it is not worth refusing to start.
-        let kept = self.load().filter(serves).and_then(|stored| {
-            let due = self.announce(&stored);
+        let kept = maker.load(&names).filter(serves).and_then(|stored| {
+            let validity = stored.validity;
             let certificate = ServerCertificate::new(stored.chain, stored.key).ok()?;
-            Some((certificate, due))
+            Some((certificate, validity))
         });
-        let (certificate, due) = match kept {
+        let (certificate, validity) = match kept {
             Some(kept) => kept,
             None => {
-                let stored = self.issue().await?;
-                let due = self.announce(&stored);
-                (ServerCertificate::new(stored.chain, stored.key)?, due)
+                let stored = maker.issue(&names).await?;
+                let validity = stored.validity;
+                (ServerCertificate::new(stored.chain, stored.key)?, validity)
             }
         };
-        Ok((Arc::new(certificate), due))
+        let renewal = Self {
+            maker,
+            metrics,
+            certificate: Arc::new(certificate),
+            current: Mutex::new(Current {
+                names,
+                due: due(validity),
+            }),
+        };
+        renewal.announce(&renewal.current.lock().await.names, validity);
+        Ok(renewal)
+    }
+
+    /// What serves handshakes.
+    pub(crate) fn certificate(&self) -> &Arc<ServerCertificate> {
+        &self.certificate
     }
 
     /// Replaces the certificate whenever it is due. A failure leaves the old one in force and is tried again.
-    pub(crate) async fn run(
-        &self,
-        certificate: &ServerCertificate,
-        mut due: Timestamp,
-        shutdown: CancellationToken,
-    ) {
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
         loop {
-            // At most an hour at a time, because clocks are set.
+            let due = self.current.lock().await.due;
+            // At most an hour at a time, because clocks are set and names change.
             let pause = due.since(clock::now()).clamp(RETRY_AFTER, LOOK_EVERY);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return,
             }
-            if clock::now() < due {
+            let mut current = self.current.lock().await;
+            if clock::now() < current.due {
                 continue;
             }
-            match self.replace(certificate).await {
-                Ok(next) => due = next,
+            match self.make(&current.names).await {
+                Ok(made) => {
+                    current.due = due_of(&made);
+                    self.announce(&current.names, made.validity);
+                    self.certificate.replace_own(made.certified);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the server certificate cannot be replaced; the old one stays");
                 }
@@ -117,22 +155,45 @@ impl Renewal {
         }
     }
 
-    async fn replace(&self, certificate: &ServerCertificate) -> Result<Timestamp, Fault> {
-        let stored = self.issue().await?;
-        let due = self.announce(&stored);
-        certificate.replace(stored.chain, stored.key)?;
-        Ok(due)
+    /// Makes a certificate for other names; [`Renamed::publish`] puts it in force.
+    pub(crate) async fn rename(&self, names: Vec<String>) -> Result<Renamed<'_>, Fault> {
+        let current = self.current.lock().await;
+        let made = self.make(&names).await?;
+        Ok(Renamed {
+            renewal: self,
+            current,
+            names,
+            made,
+        })
     }
 
-    fn announce(&self, stored: &Stored) -> Timestamp {
-        self.metrics
-            .server_certificate_not_after
-            .set(stored.validity.not_after.0);
-        due(stored.validity)
+    async fn make(&self, names: &[String]) -> Result<Made, Fault> {
+        let stored = self.maker.issue(names).await?;
+        Ok(Made {
+            certified: Certified::new(stored.chain, stored.key)?,
+            validity: stored.validity,
+        })
     }
 
+    fn announce(&self, names: &[String], validity: Validity) {
+        let name = names.first().map_or("", String::as_str);
+        self.metrics.own_certificate(name, validity.not_after);
+    }
+}
+
+impl Renamed<'_> {
+    /// Puts the certificate in force.
+    pub(crate) fn publish(mut self) {
+        self.current.due = due_of(&self.made);
+        self.renewal.announce(&self.names, self.made.validity);
+        self.current.names = self.names;
+        self.renewal.certificate.replace_own(self.made.certified);
+    }
+}
+
+impl Maker {
     /// A new key and its certificate, kept before they are used.
-    async fn issue(&self) -> Result<Stored, Fault> {
+    async fn issue(&self, names: &[String]) -> Result<Stored, Fault> {
         let document =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
                 .map_err(|_| Fault::Random)?;
@@ -145,7 +206,7 @@ impl Renewal {
             .expect("an ECDSA key knows its public half");
         let issued = self
             .authority
-            .issue_server_certificate(&self.gateway, &self.names, &spki)
+            .issue_server_certificate(&self.gateway, names, &spki)
             .await?;
         let chain = [
             issued.der,
@@ -161,7 +222,7 @@ impl Renewal {
         })?;
         tracing::info!(
             serial = %issued.serial,
-            names = self.names.join(", "),
+            names = names.join(", "),
             not_after = clock::rfc3339(issued.not_after),
             "a server certificate was issued"
         );
@@ -187,7 +248,7 @@ impl Renewal {
     }
 
     /// What is kept, if it is whole, of this CA, for exactly these names, and its key nobody else's to read.
-    fn load(&self) -> Option<Stored> {
+    fn load(&self, names: &[String]) -> Option<Stored> {
         if fs::metadata(&self.file).ok()?.mode() & 0o077 != 0 {
             return None;
         }
@@ -211,12 +272,15 @@ impl Renewal {
         if issuer != self.authority.infrastructure_ca().der() {
             return None;
         }
-        let mut names = names_of(certificate)?;
-        let mut wanted = self.names.clone();
-        names.sort();
+        let parsed = Parsed::from_der(certificate).ok()?;
+        let has = parsed.server_names().ok()?;
+        let addresses = has.addresses.iter().map(ToString::to_string);
+        let mut has: Vec<String> = has.dns.into_iter().chain(addresses).collect();
+        let mut wanted = names.to_vec();
+        has.sort();
         wanted.sort();
-        let validity = Parsed::from_der(certificate).ok()?.validity();
-        (names == wanted).then_some(Stored {
+        let validity = parsed.validity();
+        (has == wanted).then_some(Stored {
             chain,
             key: key?,
             validity,
@@ -230,27 +294,8 @@ fn due(validity: Validity) -> Timestamp {
     validity.not_before.plus(life * 2 / 3)
 }
 
-/// The DNS names and IP addresses that a certificate is for.
-fn names_of(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
-    let (_, x509) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let names = x509.subject_alternative_name().ok()??;
-    let names = names.value.general_names.iter().filter_map(|name| {
-        if let GeneralName::DNSName(name) = name {
-            Some((*name).to_owned())
-        } else if let GeneralName::IPAddress(bytes) = name {
-            address(bytes).map(|address| address.to_string())
-        } else {
-            None
-        }
-    });
-    Some(names.collect())
-}
-
-fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(v4.into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(Into::into)
+fn due_of(made: &Made) -> Timestamp {
+    due(made.validity)
 }
 
 fn pem_of(tag: &str, contents: Vec<u8>) -> String {

@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use identity::Status;
 
@@ -122,7 +122,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     let retired_at_entry = issued.is_some_and(|issued| {
         shared.status.status(issued.index, issued.fingerprint) == Status::Retired
     });
-    let lifetime = Lifetime::new(Arc::clone(&handle), not_after, shared.limits.drain);
+    let limits = **shared.limits.load();
+    let lifetime = Lifetime::new(Arc::clone(&handle), not_after, limits.drain);
     let connection = Rc::new(Connection {
         worker,
         peer,
@@ -132,7 +133,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         sighted: Cell::new(false),
         tunnel: RefCell::new(None),
     });
-    let patience = shared.limits.patience;
+    let patience = limits.patience;
     let serving = Rc::clone(&connection);
     let snapshot = shared.snapshot.load_full();
     let server_name = connection.peer.server_name.as_deref();
@@ -148,7 +149,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         )
         .await;
     } else {
-        let io = GuardedIo::http1(stream, handle, shared.limits.head_timeout, patience);
+        let io = GuardedIo::http1(stream, handle, limits.head_timeout, patience);
         serve_http1(serving, io, lifetime).await;
     }
     if let Some(fault) = connection.handle.fault() {
@@ -171,15 +172,28 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
                 streams: None,
             },
         );
+    let mut first_request = None;
     let ended = poll_fn(|cx| {
         match lifetime.turn(cx) {
             Turn::End => return Poll::Ready(None),
+            // The first request is on its way, for which the connection was made a moment ago.
+            Turn::Finish if handle.is_draining() && !handle.was_asked() => {
+                first_request = Some(Box::pin(sleep(FIRST_REQUEST)));
+            }
             // A retired device's idle connection may just be used: its last answer will say that it was the
             // last one.
             Turn::Finish if handle.is_draining() || handle.is_in_flight() => {
                 Pin::new(&mut http).graceful_shutdown();
             }
             Turn::Finish | Turn::Go => {}
+        }
+        if let Some(waiting) = &mut first_request
+            && waiting.as_mut().poll(cx).is_ready()
+        {
+            first_request = None;
+            if !handle.was_asked() {
+                Pin::new(&mut http).graceful_shutdown();
+            }
         }
         http.poll_without_shutdown(cx).map(Some)
     })
@@ -219,7 +233,7 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
 
 async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
     let handle = Arc::clone(&connection.handle);
-    let mut tails = TailClock::new(connection.worker.shared.limits.patience);
+    let mut tails = TailClock::new(connection.worker.shared.limits.load().patience);
     let streams = Streams {
         tasks: Rc::default(),
         next: Rc::default(),
@@ -372,7 +386,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 /// Runs a stream to its end, or until its device hardly takes any of the answer: then it is reset.
 async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection: Rc<Connection>) {
     let mut stream = pin!(stream);
-    let mut pace = Pace::of_reader(connection.worker.shared.limits.patience);
+    let mut pace = Pace::of_reader(connection.worker.shared.limits.load().patience);
     poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
@@ -416,6 +430,8 @@ const MAX_BUFFER: usize = 32 * 1024;
 const SPLICE: usize = 16 * 1024;
 /// How long a cut connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// How long a new connection may take to its first request when the gateway stops.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 const MAX_STREAMS: u32 = 100;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;

@@ -19,7 +19,7 @@ pub(crate) struct Connections {
     shards: Box<[Mutex<Shard>]>,
     next: AtomicU64,
     /// Open connections with one certificate.
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 type Shard = HashMap<Index, OfCertificate>;
@@ -65,8 +65,13 @@ impl Connections {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next: AtomicU64::new(0),
-            limit,
+            limit: AtomicUsize::new(limit),
         }
+    }
+
+    /// Bounds the connections with one certificate anew; those that are open stay.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Enters a connection. A certificate without a readable name has the index [`NAMELESS`].
@@ -92,7 +97,7 @@ impl Connections {
         let others = &mut of_certificate.opened;
         // Those that are cut already are on their way out.
         let mut open = others.iter().filter(|one| !one.handle.is_cut());
-        if open.clone().count() >= self.limit {
+        if open.clone().count() >= self.limit.load(Ordering::Relaxed) {
             let oldest = open.clone().next();
             if let Some(one) = open.find(|one| !one.handle.is_in_flight()).or(oldest) {
                 one.handle.cut();

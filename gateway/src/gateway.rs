@@ -35,6 +35,8 @@ pub struct Options {
     pub name: Name,
     /// Where it listens. Port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
+    /// Listening sockets that were handed over to the process; every worker accepts from each of them.
+    pub inherited: Vec<TcpListener>,
     /// How many threads serve.
     pub workers: usize,
     /// Finishes handshakes: clients required, and only devices.
@@ -126,6 +128,9 @@ pub enum StartFault {
         /// Why not.
         error: io::Error,
     },
+    /// A socket that was handed over cannot be used.
+    #[error("cannot use a socket that was handed over: {0}")]
+    Inherited(io::Error),
     /// There is no random key for fingerprints.
     #[error("the random source failed")]
     Random,
@@ -154,6 +159,16 @@ impl Gateway {
             }
             addresses.push(address);
         }
+        for socket in options.inherited {
+            let address = socket.local_addr().map_err(StartFault::Inherited)?;
+            socket
+                .set_nonblocking(true)
+                .map_err(StartFault::Inherited)?;
+            for sockets in &mut sockets {
+                sockets.push(socket.try_clone().map_err(StartFault::Inherited)?);
+            }
+            addresses.push(address);
+        }
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| StartFault::Random)?;
         let status = Arc::new(StatusTable::new(
@@ -174,7 +189,7 @@ impl Gateway {
                 health,
                 status,
                 connections: Arc::new(Connections::new(options.limits.max_connections_per_device)),
-                limits: options.limits,
+                limits: ArcSwap::from_pointee(options.limits),
                 proxies: options.proxies,
                 records: options.records,
                 sightings: options.sightings,
@@ -193,6 +208,22 @@ impl Gateway {
         self.shared.health.learn(&snapshot);
         self.shared.snapshot.store(Arc::new(snapshot));
         self.shared.health.publish();
+    }
+
+    /// Replaces bounds and deadlines, for connections and requests that begin from now on. What each worker was made
+    /// for stays: its room for connections to upstreams and their deadlines.
+    pub fn adjust(&self, limits: Limits, max_staleness: Duration) {
+        let shared = &self.shared;
+        shared
+            .connections
+            .set_limit(limits.max_connections_per_device);
+        shared.status.set_max_staleness(max_staleness);
+        shared.limits.store(Arc::new(limits));
+    }
+
+    /// The bounds and deadlines in force.
+    pub fn limits(&self) -> Limits {
+        **self.shared.limits.load()
     }
 
     /// Puts a batch of the feed in force. When this returns, no further request of an ended certificate is

@@ -19,6 +19,7 @@ use crate::pure::framing::Violation;
 pub(crate) struct Handle {
     flags: AtomicU8,
     is_tunnel: AtomicBool,
+    was_asked: AtomicBool,
     violation: OnceLock<Violation>,
     /// Requests and tunnels that have not ended.
     in_flight: AtomicUsize,
@@ -37,6 +38,7 @@ impl Handle {
         Self {
             flags: AtomicU8::new(0),
             is_tunnel: AtomicBool::new(false),
+            was_asked: AtomicBool::new(false),
             violation: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             of_certificate: OnceLock::new(),
@@ -137,6 +139,7 @@ impl Handle {
     }
 
     fn enter_flight(&self) {
+        self.was_asked.store(true, Ordering::Release);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         if let Some(all) = self.of_certificate.get() {
             all.fetch_add(1, Ordering::Relaxed);
@@ -156,6 +159,11 @@ impl Handle {
     /// Wakes the connection's task whenever a request under way has ended.
     pub(crate) fn await_ends(&self) {
         self.flags.fetch_or(AWAITS_END, Ordering::AcqRel);
+    }
+
+    /// Whether there ever was a request.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.was_asked.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {

@@ -58,7 +58,7 @@ pub(crate) fn admit(
     connection: &Connection,
     request: &mut Request<Incoming>,
 ) -> Result<(), Refusal> {
-    let limits = &connection.worker.shared.limits;
+    let limits = connection.worker.shared.limits.load();
     let refusal = if request.headers().len() > MAX_FIELDS {
         Refusal::Framing(Violation::TooManyFields)
     } else if connection.handle.in_flight_of_certificate() > limits.max_requests_per_device {
@@ -73,7 +73,13 @@ pub(crate) fn admit(
 /// Whether a device has so many requests under way that one more is not even refused: refusals, too, take room
 /// until they are read.
 pub(crate) fn is_beyond_refusal(connection: &Connection) -> bool {
-    let most = connection.worker.shared.limits.max_requests_per_device * REFUSABLE;
+    let most = connection
+        .worker
+        .shared
+        .limits
+        .load()
+        .max_requests_per_device
+        * REFUSABLE;
     connection.handle.in_flight_of_certificate() > most
 }
 

@@ -29,7 +29,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Connections>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
-    pub(crate) limits: Limits,
+    /// A change holds for connections and requests that begin after it.
+    pub(crate) limits: ArcSwap<Limits>,
     /// Load balancers that speak the PROXY protocol.
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) records: mpsc::Sender<Record>,

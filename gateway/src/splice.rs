@@ -135,7 +135,7 @@ async fn open(
         .chain(&route.upstreams[..first])
     {
         let connecting = connect(address, header.as_deref());
-        match timeout(worker.shared.limits.upstream.connect, connecting).await {
+        match timeout(worker.shared.limits.load().upstream.connect, connecting).await {
             Ok(Ok(upstream)) => {
                 worker.shared.metrics.upstream_connections.inc();
                 return Ok(upstream);

@@ -19,7 +19,8 @@ pub(crate) struct StatusTable {
     created: Instant,
     /// Milliseconds from `created` to the last word from the registry, plus one; 0 before the first.
     heard: AtomicU64,
-    max_staleness: Duration,
+    /// In milliseconds.
+    max_staleness: AtomicU64,
 }
 
 struct Segment {
@@ -43,7 +44,7 @@ impl StatusTable {
             segments: (0..SEGMENTS).map(|_| OnceLock::new()).collect(),
             created: Instant::now(),
             heard: AtomicU64::new(0),
-            max_staleness,
+            max_staleness: AtomicU64::new(milliseconds(max_staleness)),
         }
     }
 
@@ -100,7 +101,14 @@ impl StatusTable {
 
     /// Whether the table is recent enough to let anybody pass.
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        self.age(now).is_some_and(|age| age <= self.max_staleness)
+        let most = Duration::from_millis(self.max_staleness.load(Ordering::Relaxed));
+        self.age(now).is_some_and(|age| age <= most)
+    }
+
+    /// Says anew how old the table may be for anybody to pass.
+    pub(crate) fn set_max_staleness(&self, max_staleness: Duration) {
+        let most = milliseconds(max_staleness);
+        self.max_staleness.store(most, Ordering::Relaxed);
     }
 
     fn load<T>(&self, index: Index, read: impl FnOnce(&Segment, usize) -> T) -> Option<T> {
@@ -124,6 +132,10 @@ impl fmt::Debug for StatusTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StatusTable")
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn locate(index: Index) -> Option<(usize, usize)> {

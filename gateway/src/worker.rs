@@ -43,7 +43,7 @@ pub(crate) async fn run(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(&shared.limits, Arc::clone(&shared.health)),
+        pool: Pool::new(&shared.limits.load(), Arc::clone(&shared.health)),
         shared,
         open: Cell::new(0),
         turns: Cell::new(0),
@@ -98,7 +98,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
         };
         pause = MIN_PAUSE;
-        if worker.open.get() >= worker.shared.limits.max_connections {
+        if worker.open.get() >= worker.shared.limits.load().max_connections {
             worker.shared.metrics.connections_refused.inc();
             continue;
         }

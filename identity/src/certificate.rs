@@ -44,7 +44,7 @@ pub struct Validity {
 /// A DER certificate, parsed once and not yet believed.
 pub struct Parsed<'a> {
     der: &'a [u8],
-    x509: X509Certificate<'a>,
+    pub(crate) x509: X509Certificate<'a>,
 }
 
 impl<'a> Parsed<'a> {
@@ -170,7 +170,7 @@ impl<'a> Parsed<'a> {
 
     /// An extension that stands there once, and whose value is one whole element of this tag: the parser passes
     /// over bytes behind it and over the tag's class, where another reader might find something else.
-    fn extension(
+    pub(crate) fn extension(
         &self,
         oid: &Oid<'_>,
         tag: Tag,

@@ -13,6 +13,7 @@ pub mod name;
 pub mod problem;
 pub mod serial;
 pub mod server_address;
+pub mod server_certificate;
 pub mod spiffe;
 pub mod status;
 pub mod timestamp;

@@ -367,3 +367,20 @@ pub(crate) struct Crl {
     pub(crate) entries: usize,
     pub(crate) pem: String,
 }
+
+/// `POST /v1/reload`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    /// The configuration file, or else the command that the server was started with.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) outcome: ReloadOutcome,
+}
+
+/// What is different now; or every mistake, because of which nothing is.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ReloadOutcome {
+    Changes(Vec<String>),
+    Mistakes(Vec<String>),
+}

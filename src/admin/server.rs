@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ca::{Authority, IssueError, Rejection, Standing, Unavailable};
-use identity::{DeviceId, EnrollmentCode, Problem, ServerAddress};
+use identity::{DeviceId, EnrollmentCode, Problem};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::listener::{AdminListener, Operator};
 use super::refusal::{Refusal, bad_request, internal, not_found, rejection};
 use super::{api, explain, views};
+use crate::app::{Reloader, server_address};
 use crate::clock;
 use crate::decisions::Decisions;
 use crate::feed::Applied;
@@ -32,8 +33,9 @@ pub(crate) struct Admin {
     pub(crate) applied: Arc<Applied>,
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) metrics: Metrics,
-    /// Where enrollment codes lead to, if there is an enrollment listener.
-    pub(crate) enrollment_server: Option<ServerAddress>,
+    pub(crate) reloader: Arc<Reloader>,
+    /// The port in enrollment codes, if there is an enrollment listener.
+    pub(crate) enrollment_port: Option<u16>,
 }
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -50,6 +52,7 @@ pub(crate) async fn run(listener: AdminListener, admin: Arc<Admin>, shutdown: Ca
         .route("/v1/explain", post(explain_query))
         .route("/v1/ca", get(authorities))
         .route("/v1/ca/crl", get(crl))
+        .route("/v1/reload", post(reload))
         .fallback(|| async { not_found("not-found", "This version of the server does not know what was asked for. Are the command and the server of the same version?") })
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .with_state(admin)
@@ -77,7 +80,7 @@ async fn tokens(
             "A code can be used for at least 1s and at most 90d.",
         ));
     }
-    let server = admin.enrollment_server.as_ref().ok_or_else(|| {
+    let port = admin.enrollment_port.ok_or_else(|| {
         Refusal::from(Problem::new(
             409,
             "no-enrollment",
@@ -85,6 +88,7 @@ async fn tokens(
             "This server has no enrollment listener, so a code would lead nowhere; add [enrollment] to its configuration.",
         ))
     })?;
+    let server = server_address(&admin.reloader.name().await, port);
     let expires_at = clock::rfc3339(clock::now().plus(life));
     let tokens = admin
         .authority
@@ -320,6 +324,21 @@ async fn crl(State(admin): Shared) -> Answer<api::Crl> {
         next_update: clock::rfc3339(crl.next_update),
         entries: crl.entries,
         pem: crl.pem(),
+    }))
+}
+
+async fn reload(State(admin): Shared) -> Answer<api::Reloaded> {
+    let reloader = Arc::clone(&admin.reloader);
+    // A command that is broken off does not break the reload off.
+    let reloading = tokio::spawn(async move { reloader.reload().await });
+    let outcome = match reloading.await {
+        Ok(Ok(changes)) => api::ReloadOutcome::Changes(changes),
+        Ok(Err(fault)) => api::ReloadOutcome::Mistakes(fault.mistakes),
+        Err(_) => return Err(internal()),
+    };
+    Ok(Json(api::Reloaded {
+        name: admin.reloader.source_name(),
+        outcome,
     }))
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinError;
 
+use crate::service_manager::InheritedFault;
 use crate::{assertion_key, server_certificate};
 
 /// Why the server does not start.
@@ -20,6 +21,8 @@ pub(crate) enum StartFault {
     File { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Listen(String),
+    #[error("{0}")]
+    Inherited(#[from] InheritedFault),
     #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]
     AdminSocket { path: PathBuf, error: io::Error },
     #[error("{0}")]

@@ -17,11 +17,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Common, StartFault, descriptors};
+use super::{Common, StartFault, Trust, descriptors};
 use crate::alarm::Alarm;
-use crate::config::GatewayConfig;
+use crate::config::{Config, GatewayConfig};
 use crate::decisions::Decisions;
 use crate::http_server;
+use crate::service_manager::Inherited;
 
 /// A gateway that is bound, and what comes out of it.
 pub(super) struct BoundGateway {
@@ -29,7 +30,8 @@ pub(super) struct BoundGateway {
     pub(super) records: mpsc::Receiver<Record>,
     pub(super) sightings: mpsc::Receiver<Sighting>,
     /// Serves the only route, if no other was configured.
-    pub(super) builtin_upstream: Option<TcpListener>,
+    pub(super) builtin_upstream: Option<(TcpListener, Route)>,
+    pub(super) acceptor: Arc<Acceptor>,
 }
 
 impl BoundGateway {
@@ -37,72 +39,55 @@ impl BoundGateway {
     pub(super) fn upstream_address(&self) -> Option<SocketAddr> {
         self.builtin_upstream
             .as_ref()
-            .and_then(|listener| listener.local_addr().ok())
+            .and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
+    /// The route to the built-in upstream.
+    pub(super) fn builtin_route(&self) -> Option<Route> {
+        let builtin = self.builtin_upstream.as_ref();
+        builtin.map(|(_, route)| route.clone())
     }
 }
 
 /// Binds the gateway; it serves nobody yet.
 pub(super) async fn bind_gateway(
-    config: GatewayConfig,
-    names: &[String],
+    config: &Config,
+    gateway: &GatewayConfig,
     common: &Common,
     registry: &mut Registry,
+    inherited: &mut Inherited,
 ) -> Result<BoundGateway, StartFault> {
-    let mut routes = config.routes;
-    let builtin_upstream = if routes.is_empty() {
-        let (listener, route) = builtin_upstream().await?;
-        routes.push(route);
-        Some(listener)
+    let builtin_upstream = if gateway.routes.is_empty() {
+        Some(builtin_upstream().await?)
     } else {
         None
     };
-    let routes = RouteTable::new(routes).map_err(|faults| {
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        StartFault::Listen(faults.join("; "))
-    })?;
-    let tcp_routes = TcpRouteTable::new(config.tcp_routes.clone()).map_err(|faults| {
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        StartFault::Listen(faults.join("; "))
-    })?;
-    let acceptor = Acceptor::new(AcceptorOptions {
-        policy: Policy {
-            certificate: common.certificate.clone(),
-            anchors: common.anchors.clone(),
-            hints: common.hints.clone(),
-            clients: Clients::Required,
-            clients_by_name: HashMap::new(),
-            alpn_by_name: (config.tcp_routes.iter())
-                .map(|route| {
-                    let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());
-                    (route.host.clone(), alpn.collect())
-                })
-                .collect(),
-        },
+    let builtin_route = builtin_upstream.as_ref().map(|(_, route)| route);
+    let snapshot = snapshot(config, gateway, builtin_route).map_err(StartFault::Listen)?;
+    let acceptor = Arc::new(Acceptor::new(AcceptorOptions {
+        policy: policy(gateway, &common.trust),
         kinds: &[Kind::Device],
         versions: Versions::Tls13,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         deadline: HANDSHAKE_WITHIN,
         max_handshakes: MAX_HANDSHAKES,
-    })?;
-    let workers = config
+    })?);
+    let workers = gateway
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let (record_sender, records) = mpsc::channel(RECORDS_WAITING);
     let (sighting_sender, sightings) = mpsc::channel(SIGHTINGS_WAITING);
+    let (inherited, listen) = inherited.claim("gateway", &gateway.listen);
     let options = gateway::Options {
         name: gateway_name(),
-        listen: config.listen,
+        listen,
+        inherited,
         workers,
-        acceptor: Arc::new(acceptor),
+        acceptor: Arc::clone(&acceptor),
         serial_key: Arc::new(common.authority.serial_key()),
         assertions: Arc::clone(&common.assertions),
-        snapshot: Snapshot {
-            routes,
-            tcp_routes,
-            server_names: names.to_vec(),
-            without_sni: config.without_sni,
-        },
-        max_staleness: config.max_staleness,
+        snapshot,
+        max_staleness: gateway.max_staleness,
         limits: Limits {
             max_connections: descriptors::connections_per_worker(
                 descriptors::raise_limit(),
@@ -110,7 +95,7 @@ pub(super) async fn bind_gateway(
             ),
             ..Limits::default()
         },
-        proxies: config.proxies,
+        proxies: gateway.proxies.clone(),
         records: record_sender,
         sightings: sighting_sender,
     };
@@ -118,13 +103,61 @@ pub(super) async fn bind_gateway(
         gateway::StartFault::Bind { address, error } => {
             StartFault::Listen(http_server::cannot_listen("the gateway", address, &error))
         }
-        gateway::StartFault::Random | gateway::StartFault::Worker(_) => fault.into(),
+        gateway::StartFault::Inherited(_)
+        | gateway::StartFault::Random
+        | gateway::StartFault::Worker(_) => fault.into(),
     })?;
     Ok(BoundGateway {
         gateway,
         records,
         sightings,
         builtin_upstream,
+        acceptor,
+    })
+}
+
+/// Whom the gateway believes, and what it shows.
+pub(super) fn policy(gateway: &GatewayConfig, trust: &Trust) -> Policy {
+    let files = gateway.certificates.iter();
+    let others = files.map(|files| (files.read.names.as_slice(), &files.read.certified));
+    Policy {
+        certificate: Arc::new(trust.certificate.beside(others)),
+        anchors: trust.anchors.clone(),
+        hints: trust.hints.clone(),
+        clients: Clients::Required,
+        clients_by_name: HashMap::new(),
+        alpn_by_name: (gateway.tcp_routes.iter())
+            .map(|route| {
+                let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());
+                (route.host.clone(), alpn.collect())
+            })
+            .collect(),
+    }
+}
+
+/// Routes and names for the gateway, with the route to the built-in upstream where there is no other.
+pub(super) fn snapshot(
+    config: &Config,
+    gateway: &GatewayConfig,
+    builtin: Option<&Route>,
+) -> Result<Snapshot, String> {
+    let mut routes = gateway.routes.clone();
+    if routes.is_empty() {
+        routes.extend(builtin.cloned());
+    }
+    let routes = RouteTable::new(routes).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        faults.join("; ")
+    })?;
+    let tcp_routes = TcpRouteTable::new(gateway.tcp_routes.clone()).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        faults.join("; ")
+    })?;
+    Ok(Snapshot {
+        routes,
+        tcp_routes,
+        server_names: config.server_names(),
+        without_sni: gateway.without_sni.clone(),
     })
 }
 

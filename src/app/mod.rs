@@ -1,9 +1,11 @@
 //! The composition root: builds every part from the configuration, joins them, and takes them down in order.
 
+mod certificate_watch;
 mod data_directory;
 mod descriptors;
 mod fault;
 mod gateway_role;
+mod reload;
 mod signals;
 
 use std::net::SocketAddr;
@@ -26,23 +28,28 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use self::gateway_role::{BoundGateway, bind_gateway, gateway_name, keep_records};
+use self::reload::Parts;
 use crate::admin::client::SOCKET;
 use crate::admin::listener::AdminListener;
 use crate::admin::server::{self as admin, Admin};
 use crate::config::Config;
+use crate::configuration::{Loaded, Source};
 use crate::decisions::Decisions;
 use crate::enrollment::{self, Enrollment};
 use crate::feed::{self, Applied, Feed};
 use crate::health::{self, Health};
+use crate::in_force::InForce;
 use crate::metrics::Metrics;
 use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
+use crate::service_manager::{self, Inherited};
 use crate::throttle::Throttle;
 use crate::{alarm, assertion_key, http_server, upstream};
 
 pub(crate) use self::data_directory::Addresses;
 pub(crate) use self::fault::{Ended, StartFault};
-pub(crate) use self::signals::Signals;
+pub(crate) use self::reload::Reloader;
+pub(crate) use self::signals::{Hangups, Signals};
 
 /// Everything, running.
 pub(crate) struct Server {
@@ -60,63 +67,95 @@ pub(crate) struct Server {
     rest_ends: CancellationToken,
 }
 
+/// What a server is started from.
+pub(crate) struct Start {
+    /// Read again at each reload.
+    pub(crate) source: Source,
+    /// What it says now.
+    pub(crate) loaded: Loaded,
+    /// Of the CA's keys.
+    pub(crate) passphrase: Option<Zeroizing<String>>,
+    /// Sockets that were handed over.
+    pub(crate) inherited: Inherited,
+    /// What asks for reloads, if there is a file.
+    pub(crate) hangups: Option<Hangups>,
+}
+
 /// What the parts share.
 struct Common {
     authority: Arc<Authority>,
     decisions: Arc<Decisions>,
     metrics: Metrics,
+    trust: Trust,
+    assertions: Arc<AssertionSigner>,
+}
+
+/// What the embedded CA gives to every listener that speaks TLS.
+#[derive(Clone)]
+struct Trust {
+    /// The server's own certificate.
     certificate: Arc<ServerCertificate>,
     anchors: Anchors,
     hints: Vec<DistinguishedName>,
-    assertions: Arc<AssertionSigner>,
 }
 
 impl Server {
     /// Opens, binds and starts everything that the configuration names. What fails leaves nothing listening.
-    pub(crate) async fn start(
-        config: Config,
-        passphrase: Option<Zeroizing<String>>,
-    ) -> Result<Self, StartFault> {
+    pub(crate) async fn start(start: Start) -> Result<Self, StartFault> {
+        let Start {
+            source,
+            loaded,
+            passphrase,
+            mut inherited,
+            hangups,
+        } = start;
+        let config = &loaded.config;
         data_directory::prepare(&config.data)?;
-        let authority = Arc::new(open(&config, passphrase).await?);
+        let authority = Arc::new(open(config, passphrase).await?);
         // The lock is ours: an older file was left by a process that was killed.
         Addresses::withdraw(&config.data)?;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let renewal = Renewal::new(
-            Arc::clone(&authority),
-            gateway_name(),
-            config.names.clone(),
-            &config.data,
-            metrics.clone(),
+        let in_force = Arc::new(InForce::new(metrics.clone()));
+        let renewal = Arc::new(
+            Renewal::start(
+                Arc::clone(&authority),
+                gateway_name(),
+                config.names.clone(),
+                &config.data,
+                metrics.clone(),
+            )
+            .await?,
         );
-        let (certificate, due) = renewal.start().await?;
         let device_ca = authority.device_ca().der();
         let common = Common {
             decisions: Arc::new(Decisions::new()),
             metrics: metrics.clone(),
-            certificate: Arc::clone(&certificate),
-            anchors: Anchors::new(std::slice::from_ref(device_ca))?,
-            hints: subject_of(device_ca),
+            trust: Trust {
+                certificate: Arc::clone(renewal.certificate()),
+                anchors: Anchors::new(std::slice::from_ref(device_ca))?,
+                hints: subject_of(device_ca),
+            },
             assertions: Arc::new(assertion_key::signer(&config.data, issuer(&authority))?),
             authority: Arc::clone(&authority),
         };
 
         // Everything is bound before anything is served.
-        let bound = match config.gateway {
+        let bound = match &config.gateway {
             Some(gateway) => {
-                Some(bind_gateway(gateway, &config.names, &common, &mut registry).await?)
+                Some(bind_gateway(config, gateway, &common, &mut registry, &mut inherited).await?)
             }
             None => None,
         };
-        let bind = async |addresses: Option<Vec<SocketAddr>>, role| match addresses {
-            Some(addresses) => http_server::bind(&addresses, role)
+        let mut bind = async |addresses: &Option<Vec<SocketAddr>>, role| match addresses {
+            Some(addresses) => http_server::bind(addresses, role, &mut inherited)
                 .await
                 .map_err(StartFault::Listen),
             None => Ok(Vec::new()),
         };
-        let enrollment_listeners = bind(config.enrollment, "enrollment").await?;
-        let health_listeners = bind(config.health, "health").await?;
+        let enrollment_listeners = bind(&config.enrollment, "enrollment").await?;
+        let health_listeners = bind(&config.health, "health").await?;
+        inherited.finish()?;
         let socket = config.data.join(SOCKET);
         let admin_listener =
             AdminListener::bind(&socket).map_err(|error| StartFault::AdminSocket {
@@ -135,37 +174,53 @@ impl Server {
 
         let mut server = Self {
             builtin_upstream: bound.as_ref().and_then(|bound| bound.upstream_address()),
-            data: config.data,
+            data: config.data.clone(),
             authority,
             gateway: None,
-            health: Arc::new(Health::new(bound.is_some())),
+            health: Arc::new(Health::new(bound.is_some(), Arc::clone(&in_force))),
             tasks: JoinSet::new(),
             enrollment_ends: CancellationToken::new(),
             rest_ends: CancellationToken::new(),
             addresses,
         };
+        let acceptor = bound.as_ref().map(|bound| Arc::clone(&bound.acceptor));
+        let builtin = bound.as_ref().and_then(|bound| bound.builtin_route());
         let (receipts, applied) = match bound {
             Some(bound) => server.start_gateway(bound, &common).await?,
             None => (Receipts::new([], 0), Applied::new(u64::MAX)),
         };
+        let parts = Parts {
+            gateway: server.gateway.clone().zip(acceptor),
+            builtin,
+            trust: common.trust.clone(),
+            renewal: Arc::clone(&renewal),
+        };
+        let reloader = Arc::new(Reloader::new(
+            source,
+            loaded,
+            &common.authority,
+            parts,
+            in_force,
+            server.status(),
+        ));
+        server.start_reloading(&reloader, hangups);
         server.start_control_plane(ControlPlane {
             receipts,
             applied,
             enrollment_listeners,
             health_listeners,
             admin_listener,
-            enrollment_server: server
-                .addresses
-                .enrollment
-                .map(|address| server_address(&config.names[0], address.port())),
+            reloader,
+            enrollment_port: server.addresses.enrollment.map(|address| address.port()),
             registry: Arc::new(registry),
             common,
         })?;
         let ends = server.rest_ends.clone();
         server.spawn("certificate renewal", async move {
-            renewal.run(&certificate, due, ends).await;
+            renewal.run(ends).await;
         });
         server.addresses.announce(&server.data)?;
+        service_manager::ready(&server.status());
         Ok(server)
     }
 
@@ -196,6 +251,7 @@ impl Server {
     /// First what brings new work in, then the gateway, and last what must outlive its last connection.
     async fn drain(&mut self) {
         self.health.draining();
+        service_manager::stopping();
         self.enrollment_ends.cancel();
         if let Some(gateway) = self.gateway.take() {
             gateway.stop(DRAIN_WITHIN).await;
@@ -225,7 +281,7 @@ impl Server {
         let gateway = Arc::new(bound.gateway.start()?);
         self.health.loaded(Arc::clone(&gateway));
         self.gateway = Some(gateway);
-        if let Some(listener) = bound.builtin_upstream {
+        if let Some((listener, _)) = bound.builtin_upstream {
             let ends = self.rest_ends.clone();
             self.spawn("built-in upstream", upstream::run(listener, ends));
         }
@@ -243,6 +299,30 @@ impl Server {
         Ok((Receipts::new([gateway_name()], seq), Applied::new(seq)))
     }
 
+    /// What has the configuration read again, and what tells the service manager that the process lives.
+    fn start_reloading(&mut self, reloader: &Arc<Reloader>, hangups: Option<Hangups>) {
+        let ends = self.rest_ends.clone();
+        self.spawn("service manager", service_manager::keep_alive(ends));
+        if let Some(hangups) = hangups {
+            let (reloader, ends) = (Arc::clone(reloader), self.rest_ends.clone());
+            self.spawn("reload on SIGHUP", async move {
+                reloader.on_hangup(hangups, ends).await;
+            });
+        }
+        let (reloader, ends) = (Arc::clone(reloader), self.rest_ends.clone());
+        self.spawn("certificate files", async move {
+            certificate_watch::watch(&reloader, ends).await;
+        });
+    }
+
+    /// What the service manager shows while the process serves.
+    fn status(&self) -> String {
+        match self.addresses.gateway {
+            Some(gateway) => format!("serving devices on port {}", gateway.port()),
+            None => "serving".to_owned(),
+        }
+    }
+
     fn start_control_plane(&mut self, parts: ControlPlane) -> Result<(), StartFault> {
         let ControlPlane {
             receipts,
@@ -250,7 +330,8 @@ impl Server {
             enrollment_listeners,
             health_listeners,
             admin_listener,
-            enrollment_server,
+            reloader,
+            enrollment_port,
             registry,
             common,
         } = parts;
@@ -286,7 +367,11 @@ impl Server {
             self.spawn("health", health::run(listener, public, ends));
         }
         let enrollment = Arc::new(Enrollment {
-            acceptor: enrollment::acceptor(common.certificate, common.anchors, common.hints)?,
+            acceptor: enrollment::acceptor(
+                common.trust.certificate,
+                common.trust.anchors,
+                common.trust.hints,
+            )?,
             authority: Arc::clone(&common.authority),
             decisions: Arc::clone(&common.decisions),
             applied: Arc::clone(&applied),
@@ -304,7 +389,8 @@ impl Server {
             applied,
             decisions: common.decisions,
             metrics: common.metrics,
-            enrollment_server,
+            reloader,
+            enrollment_port,
         });
         let ends = self.rest_ends.clone();
         self.spawn("admin socket", admin::run(admin_listener, admin, ends));
@@ -327,7 +413,8 @@ struct ControlPlane {
     enrollment_listeners: Vec<TcpListener>,
     health_listeners: Vec<TcpListener>,
     admin_listener: AdminListener,
-    enrollment_server: Option<ServerAddress>,
+    reloader: Arc<Reloader>,
+    enrollment_port: Option<u16>,
     registry: Arc<Registry>,
     common: Common,
 }

@@ -1,4 +1,4 @@
-//! The signals that end the process.
+//! The signals that end the process, and the one that has it reload its configuration.
 
 use std::io;
 
@@ -24,5 +24,21 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// SIGHUP.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// From now on it does not end the process.
+    pub(crate) fn new() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// The next one. Several that come at once count as one.
+    pub(super) async fn next(&mut self) {
+        // There is no end of signals.
+        let _ = self.0.recv().await;
     }
 }

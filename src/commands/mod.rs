@@ -7,6 +7,7 @@ mod device;
 mod explain;
 mod failure;
 pub(crate) mod output;
+mod reload;
 mod sign;
 mod sign_folder;
 mod token;
@@ -27,7 +28,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(arguments) => up::up(cli.data, arguments),
         Command::Serve(arguments) => up::serve(cli.data, arguments),
-        Command::Check { config, json } => check::run(&config, json),
+        Command::Check { config, json } => check::run(config, json),
+        Command::Reload { json } => ask(reload::run(&client, json)),
         Command::Token(command) => ask(token::run(&client, command)),
         Command::Sign(arguments) => ask(sign::run(&client, arguments)),
         Command::Device(command) => ask(device::run(&client, command)),

@@ -8,36 +8,18 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Failure, check, output};
-use crate::app::{Server, Signals, server_address};
+use super::{Failure, output};
+use crate::app::{Hangups, Server, Signals, Start, server_address};
 use crate::cli::{ProcessArguments, ServeArguments, UpArguments};
-use crate::config::file::{ConfigFile, GatewayTable, ListenTable, RouteTable};
-use crate::config::{Config, DEFAULT_DATA, Located, Place, Purpose};
+use crate::config::{DEFAULT_DATA, Purpose};
+use crate::configuration::{Flags, Source};
 use crate::log::Log;
+use crate::service_manager::Inherited;
 
 /// Every role, from flags, file and defaults.
 pub(super) fn up(data: Option<PathBuf>, arguments: UpArguments) -> Result<(), Failure> {
-    let (mut file, mistakes) = match &arguments.config {
-        Some(path) => check::read(path)?,
-        None => Default::default(),
-    };
-    let name = match &arguments.config {
-        Some(path) => path.display().to_string(),
-        None => "keybound up".to_owned(),
-    };
-    let process = arguments.process;
-    if let Some(upstream) = &arguments.upstream
-        && file
-            .gateway
-            .as_ref()
-            .is_some_and(|gateway| !gateway.routes.is_empty())
-    {
-        return Err(Failure::usage(format!(
-            "--upstream {upstream} and the routes of {name} contradict each other; leave one of them out."
-        )));
-    }
     let flags = Flags {
-        data: data.clone(),
+        data: data.map(text).transpose()?,
         upstream: arguments.upstream,
         names: arguments.names,
         trust_domain: arguments.trust_domain,
@@ -45,84 +27,25 @@ pub(super) fn up(data: Option<PathBuf>, arguments: UpArguments) -> Result<(), Fa
         enrollment_listen: arguments.enrollment_listen,
         health_listen: arguments.health_listen,
     };
-    flags.write_into(&mut file)?;
-    let config = check::judge(&name, file, mistakes, Purpose::Up)?;
-    run(config, process, Some(next_commands))
+    let source = Source {
+        file: arguments.config,
+        flags,
+        purpose: Purpose::Up,
+    };
+    run(source, arguments.process, Some(next_commands))
 }
 
 /// The roles that a file names.
 pub(super) fn serve(data: Option<PathBuf>, arguments: ServeArguments) -> Result<(), Failure> {
-    let path = arguments.config;
-    let (mut file, mistakes) = check::read(&path)?;
-    if let Some(data) = data {
-        file.data = Some(flag("--data", text(data)?));
-    }
-    let config = check::judge(&path.display(), file, mistakes, Purpose::Serve)?;
-    run(config, arguments.process, None)
-}
-
-/// What flags say, to be written over what the file says.
-struct Flags {
-    data: Option<PathBuf>,
-    upstream: Option<String>,
-    names: Vec<String>,
-    trust_domain: Option<String>,
-    gateway_listen: Option<SocketAddr>,
-    enrollment_listen: Option<SocketAddr>,
-    health_listen: Option<SocketAddr>,
-}
-
-impl Flags {
-    fn write_into(self, file: &mut ConfigFile) -> Result<(), Failure> {
-        if let Some(data) = self.data {
-            file.data = Some(flag("--data", text(data)?));
-        }
-        if let Some(trust_domain) = self.trust_domain {
-            file.trust_domain = Some(flag("--trust-domain", trust_domain));
-        }
-        if !self.names.is_empty() {
-            let names = self.names.into_iter().map(|name| flag("--name", name));
-            file.names = Some(names.collect());
-        }
-        let listen =
-            |name: &'static str, address: SocketAddr| vec![flag(name, address.to_string())];
-        if self.upstream.is_some() || self.gateway_listen.is_some() {
-            let gateway = file
-                .gateway
-                .get_or_insert_with(|| GatewayTable::new(Place::Nowhere));
-            if let Some(address) = self.gateway_listen {
-                gateway.listen = Some(listen("--gateway-listen", address));
-            }
-            if let Some(upstream) = self.upstream {
-                gateway.routes.push(RouteTable {
-                    place: Place::Flag("--upstream"),
-                    host: None,
-                    path: None,
-                    upstream: Some(vec![flag("--upstream", upstream)]),
-                    client: None,
-                    identity: None,
-                });
-            }
-        }
-        let listener = |name: &'static str, address| ListenTable {
-            place: Place::Flag(name),
-            listen: Some(listen(name, address)),
-        };
-        if let Some(address) = self.enrollment_listen {
-            file.enrollment = Some(listener("--enrollment-listen", address));
-        }
-        if let Some(address) = self.health_listen {
-            file.health = Some(listener("--health-listen", address));
-        }
-        Ok(())
-    }
-}
-
-fn flag<T>(name: &'static str, value: T) -> Located<T> {
-    Located {
-        place: Place::Flag(name),
-        value,
-    }
+    let source = Source {
+        file: Some(arguments.config),
+        flags: Flags {
+            data: data.map(text).transpose()?,
+            ..Flags::default()
+        },
+        purpose: Purpose::Serve,
+    };
+    run(source, arguments.process, None)
 }
 
 fn text(path: PathBuf) -> Result<String, Failure> {
@@ -133,10 +56,14 @@ fn text(path: PathBuf) -> Result<String, Failure> {
 
 /// Starts, tells where everything is, and runs until a signal.
 fn run(
-    config: Config,
+    source: Source,
     process: ProcessArguments,
     welcome: Option<fn(&Installation, &Server) -> String>,
 ) -> Result<(), Failure> {
+    let loaded = source.load()?;
+    // While this is the only thread: it takes words out of the environment.
+    let inherited = Inherited::take()
+        .map_err(|fault| Failure::refused(format!("The server does not start: {fault}.")))?;
     let _log = Log::start(process.log_format)?;
     let passphrase = passphrase(process.passphrase_file.as_deref())?;
     // Issuance, queries and the feed run here; traffic has the gateway's own threads.
@@ -147,13 +74,25 @@ fn run(
         .build()
         .map_err(|error| Failure::refused(format!("The server cannot start: {error}.")))?;
     let installation = Installation {
-        data: config.data.clone(),
-        name: config.names[0].clone(),
+        data: loaded.config.data.clone(),
+        name: loaded.config.names[0].clone(),
     };
     let outcome = runtime.block_on(async {
-        let signals = Signals::new()
-            .map_err(|error| Failure::refused(format!("Signals cannot be awaited: {error}.")))?;
-        let server = Server::start(config, passphrase)
+        let cannot_await = |error| Failure::refused(format!("Signals cannot be awaited: {error}."));
+        let signals = Signals::new().map_err(cannot_await)?;
+        // Without a file there is nothing to read again, and a terminal that closes ends the server.
+        let hangups = match &source.file {
+            Some(_) => Some(Hangups::new().map_err(cannot_await)?),
+            None => None,
+        };
+        let start = Start {
+            source,
+            loaded,
+            passphrase,
+            inherited,
+            hangups,
+        };
+        let server = Server::start(start)
             .await
             .map_err(|fault| Failure::refused(format!("The server does not start: {fault}.")))?;
         let addresses = &server.addresses;
@@ -314,27 +253,5 @@ mod tests {
         assert_eq!(shell_word("./keybound-data"), "./keybound-data");
         assert_eq!(shell_word("a b'c"), r"'a b'\''c'");
         assert_eq!(shell_word("~/x"), "'~/x'");
-    }
-
-    #[test]
-    fn flags_go_before_the_file() {
-        let (mut file, mistakes) =
-            ConfigFile::parse("names = ['a']\n[gateway]\nlisten = 'nonsense'\n[health]");
-        let flags = Flags {
-            data: None,
-            upstream: Some("http://b:1".into()),
-            names: vec!["c".into()],
-            trust_domain: None,
-            gateway_listen: Some(([127, 0, 0, 1], 0).into()),
-            enrollment_listen: None,
-            health_listen: Some(([127, 0, 0, 1], 0).into()),
-        };
-        assert!(flags.write_into(&mut file).is_ok());
-        let config = check::judge(&"test", file, mistakes, Purpose::Up);
-        let config = config.unwrap_or_else(|failure| panic!("{failure}"));
-        assert_eq!(config.names, ["c"]);
-        let gateway = config.gateway.expect("up runs it");
-        assert_eq!(gateway.listen, [SocketAddr::from(([127, 0, 0, 1], 0))]);
-        assert_eq!(gateway.routes.len(), 1);
     }
 }

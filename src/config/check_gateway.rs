@@ -9,7 +9,7 @@ use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, Upstream, Upstr
 use super::check::{Notes, Purpose};
 use super::check_upstream::Upstreams;
 use super::file::{GatewayTable, RouteTable as RouteSection};
-use super::{GatewayConfig, Located, Place, values};
+use super::{GatewayConfig, Located, Place, names_with, values};
 use crate::duration;
 
 impl Notes {
@@ -57,9 +57,11 @@ impl Notes {
                 "[gateway] has no route, so every request would be refused; add [[gateway.route]] with an upstream",
             );
         }
+        let certificates = self.certificates(table.certificates);
+        let names = names_with(names, &certificates);
         let upstreams = self.upstream_tables(table.upstreams);
-        let routes = self.routes(table.routes, names, &upstreams);
-        let tcp_routes = self.tcp_routes(table.tcp_routes, names, &routes);
+        let routes = self.routes(table.routes, &names, &upstreams);
+        let tcp_routes = self.tcp_routes(table.tcp_routes, &names, &routes);
         GatewayConfig {
             listen,
             workers,
@@ -67,6 +69,7 @@ impl Notes {
             max_staleness,
             tcp_routes,
             proxies: self.networks(table.proxy_protocol_from, table.place),
+            certificates,
             routes,
         }
     }
@@ -204,7 +207,7 @@ impl Notes {
         names: &[String],
     ) -> Option<String> {
         let name = self.take(host.place, values::server_name(&host.value))?;
-        if names.contains(&name) {
+        if names.iter().any(|pattern| values::covers(pattern, &name)) {
             return Some(name);
         }
         self.note(

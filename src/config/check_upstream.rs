@@ -145,7 +145,7 @@ impl Notes {
             self.names_for_tls(table, servers);
         }
         let roots = match &table.roots {
-            Some(roots) => self.certificates(roots, "roots")?,
+            Some(roots) => self.pem_certificates(roots, "roots")?,
             None => {
                 self.note(
                     table.place,
@@ -234,7 +234,7 @@ impl Notes {
             ),
             (Some(_), Some(_)) | (None, None) => {}
         }
-        let chain = chain.and_then(|path| self.certificates(path, "certificate"));
+        let chain = chain.and_then(|path| self.pem_certificates(path, "certificate"));
         let key = key.and_then(|path| {
             let read = pem_files::private_key(Path::new(&path.value));
             self.take(path.place, read.map_err(|error| format!("key: {error}")))
@@ -242,7 +242,7 @@ impl Notes {
         Some((chain?, key?))
     }
 
-    fn certificates(
+    fn pem_certificates(
         &mut self,
         path: &Located<String>,
         key: &str,

@@ -28,8 +28,17 @@ pub(crate) struct GatewayTable {
     pub(crate) max_staleness: Option<Located<String>>,
     pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
     pub(crate) upstreams: Vec<UpstreamTable>,
+    pub(crate) certificates: Vec<CertificateTable>,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
+}
+
+/// `[[gateway.certificate]]`
+#[derive(Debug)]
+pub(crate) struct CertificateTable {
+    pub(crate) place: Place,
+    pub(crate) certificate: Option<Located<String>>,
+    pub(crate) key: Option<Located<String>>,
 }
 
 /// `[[gateway.route]]`
@@ -77,6 +86,7 @@ impl GatewayTable {
             max_staleness: None,
             proxy_protocol_from: None,
             upstreams: Vec::new(),
+            certificates: Vec::new(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
         }
@@ -135,6 +145,11 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
             .into_iter()
             .map(|section| UpstreamTable::read(section, notes))
             .collect(),
+        certificates: section
+            .sections("certificate", "[[gateway.certificate]]", notes)
+            .into_iter()
+            .map(|section| certificate(section, notes))
+            .collect(),
         routes: section
             .sections("route", "[[gateway.route]]", notes)
             .into_iter()
@@ -170,6 +185,16 @@ fn tcp(mut section: Section<'_>, notes: &mut Notes<'_>) -> TcpTable {
         upstream: section.strings("upstream", notes),
         proxy_protocol: section.string("proxy_protocol", notes),
         alpn: section.strings("alpn", notes),
+    };
+    section.finish(notes);
+    table
+}
+
+fn certificate(mut section: Section<'_>, notes: &mut Notes<'_>) -> CertificateTable {
+    let table = CertificateTable {
+        place: section.place,
+        certificate: section.string("certificate", notes),
+        key: section.string("key", notes),
     };
     section.finish(notes);
     table

@@ -2,7 +2,10 @@
 //!
 //! Flags of `up` are written into the same [`file::ConfigFile`], so that one check judges both.
 
+mod certificate_files;
+pub(crate) mod changes;
 mod check;
+mod check_certificate;
 mod check_gateway;
 mod check_tcp;
 mod check_upstream;
@@ -23,10 +26,11 @@ use gateway::{Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
 
+pub(crate) use certificate_files::{CertificateFiles, Stamp};
 pub(crate) use check::{Purpose, check};
 
 /// A configuration without mistakes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The directory of everything that must survive.
     pub(crate) data: PathBuf,
@@ -45,7 +49,7 @@ pub(crate) struct Config {
 }
 
 /// The gateway's role.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) listen: Vec<SocketAddr>,
     /// Threads of the data plane; absent means one per core.
@@ -54,11 +58,47 @@ pub(crate) struct GatewayConfig {
     pub(crate) without_sni: Vec<String>,
     /// Devices are refused when the registry was not heard of for so long.
     pub(crate) max_staleness: Duration,
+    /// Certificates of the server that others made, by what they are read from.
+    pub(crate) certificates: Vec<CertificateFiles>,
     /// Empty only for `up`, which then adds its built-in upstream.
     pub(crate) routes: Vec<Route>,
     pub(crate) tcp_routes: Vec<TcpRoute>,
     /// Load balancers that say, by the PROXY protocol, for whom they connect.
     pub(crate) proxies: Vec<IpNet>,
+}
+
+impl Config {
+    /// The names of all certificates that the gateway has: the hosts that routes can be for.
+    pub(crate) fn server_names(&self) -> Vec<String> {
+        let gateway = self.gateway.as_ref();
+        let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
+        names_with(&self.names, certificates)
+    }
+}
+
+/// A route's host that no certificate has; there is none in a configuration that was checked.
+pub(crate) fn uncovered_host(config: &Config) -> Option<&str> {
+    let names = config.server_names();
+    let routes = config.gateway.iter().flat_map(|gateway| &gateway.routes);
+    let streams = config
+        .gateway
+        .iter()
+        .flat_map(|gateway| &gateway.tcp_routes);
+    let mut hosts = routes
+        .filter_map(|route| route.host.as_deref())
+        .chain(streams.map(|route| route.host.as_str()));
+    hosts.find(|host| !names.iter().any(|name| values::covers(name, host)))
+}
+
+/// The names of the server's own certificate, and those of others.
+fn names_with(own: &[String], certificates: &[CertificateFiles]) -> Vec<String> {
+    let mut names = own.to_vec();
+    for name in certificates.iter().flat_map(|files| &files.read.names) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
 }
 
 /// Something wrong with a configuration, where, and what to do.

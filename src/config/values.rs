@@ -25,6 +25,16 @@ pub(super) fn server_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether a certificate's name covers a host; `*.` stands for one label (RFC 9525, section 6.3). Both are in lower case.
+pub(super) fn covers(name: &str, host: &str) -> bool {
+    match name.strip_prefix("*.") {
+        Some(parent) => host
+            .split_once('.')
+            .is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
+        None => name == host,
+    }
+}
+
 /// An address and a port to listen on.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
@@ -140,6 +150,21 @@ mod tests {
             "a b",
         ] {
             assert!(server_name(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_one_label() {
+        assert!(covers("a.example", "a.example"));
+        assert!(covers("*.example", "a.example"));
+        for (name, host) in [
+            ("a.example", "b.example"),
+            ("*.example", "example"),
+            ("*.example", ".example"),
+            ("*.example", "a.b.example"),
+            ("*.example", "a.other"),
+        ] {
+            assert!(!covers(name, host), "{name} {host}");
         }
     }
 

@@ -104,6 +104,9 @@ struct Configs {
     clients_by_name: HashMap<String, Clients>,
 }
 
+/// A policy for one acceptor, ready to be put in force.
+pub struct Prepared(Arc<Configs>);
+
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Accepted {
@@ -140,9 +143,18 @@ impl Acceptor {
 
     /// Puts another policy in force, for handshakes that begin from now on; an error leaves the old one.
     pub fn replace(&self, policy: Policy) -> Result<(), Error> {
-        self.configs
-            .store(Arc::new(Configs::new(policy, &self.fixed)?));
+        self.publish(self.prepare(policy)?);
         Ok(())
+    }
+
+    /// A policy that [`Self::publish`] puts in force, which cannot fail any more.
+    pub fn prepare(&self, policy: Policy) -> Result<Prepared, Error> {
+        Configs::new(policy, &self.fixed).map(|configs| Prepared(Arc::new(configs)))
+    }
+
+    /// Puts a policy in force, for handshakes that begin from now on.
+    pub fn publish(&self, policy: Prepared) {
+        self.configs.store(policy.0);
     }
 
     /// Finishes the handshake on a connection, or ends the connection.

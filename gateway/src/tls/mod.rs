@@ -4,6 +4,7 @@
 mod acceptor;
 mod fault;
 mod handshakes;
+mod named_certificate;
 mod server_certificate;
 mod verifier;
 
@@ -12,9 +13,12 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-pub use self::acceptor::{Accepted, Acceptor, AcceptorOptions, Clients, Policy, Versions};
+pub use self::acceptor::{
+    Accepted, Acceptor, AcceptorOptions, Clients, Policy, Prepared, Versions,
+};
 pub use self::fault::HandshakeFault;
-pub use self::server_certificate::{ServerCertificate, ServerCertificateFault};
+pub use self::named_certificate::{NamedCertificate, NamedCertificateFault};
+pub use self::server_certificate::{Certified, ServerCertificate, ServerCertificateFault};
 
 /// Reads what the peer still sends, up to a bound, until it closes.
 pub(crate) async fn discard(tcp: &TcpStream) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The gateway from outside: real handshakes, real sockets, and an upstream that keeps every byte.
 #![allow(clippy::print_stdout)] // Figures; tests/run lists them.
 
+mod a_stop_tells_everybody;
 mod authority;
 mod bad_answers;
 mod broken_http2_is_recorded;

@@ -103,6 +103,7 @@ impl Rig {
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
                 assertions: Arc::new(signer()),
                 snapshot,
+                inherited: Vec::new(),
                 max_staleness,
                 limits,
                 proxies,

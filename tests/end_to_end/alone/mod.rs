@@ -12,6 +12,8 @@ mod a_device_killed_at_any_moment_is_never_bricked;
 mod a_failing_disk_stops_issuance_and_nothing_else;
 mod a_large_fleet_is_served_soon_after_a_crash;
 mod a_log_that_nobody_reads_blocks_nobody;
+mod a_reload_under_load_loses_no_request;
+mod a_restart_refuses_nobody;
 mod a_terminated_server_cuts_no_answer_short;
 mod an_answer_leaves_after_the_sync;
 mod broken_handshakes_leave_nothing_behind;

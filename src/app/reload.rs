@@ -1,0 +1,256 @@
+//! Reloading: another configuration is built whole, from the file to the last certificate, and published last. Whatever
+//! is wrong anywhere leaves everything as it is (I5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ca::Authority;
+use gateway::tls::{Acceptor, Prepared};
+use gateway::{Gateway, Route, Snapshot};
+use identity::TrustDomain;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use super::signals::Hangups;
+use super::{Trust, gateway_role};
+use crate::config::{Config, changes};
+use crate::configuration::{Fault, Loaded, Source};
+use crate::in_force::InForce;
+use crate::server_certificate::{Renamed, Renewal};
+use crate::service_manager;
+
+/// Whoever reloads: one reload at a time, each of which sees what the one before it left.
+pub(crate) struct Reloader {
+    source: Arc<Source>,
+    config: Mutex<Config>,
+    trust_domain: TrustDomain,
+    parts: Parts,
+    in_force: Arc<InForce>,
+    /// What the service manager is told while the process serves.
+    status: String,
+}
+
+/// What a configuration is published to.
+pub(super) struct Parts {
+    pub(super) gateway: Option<(Arc<Gateway>, Arc<Acceptor>)>,
+    /// The route to the built-in upstream, if there is one.
+    pub(super) builtin: Option<Route>,
+    pub(super) trust: Trust,
+    pub(super) renewal: Arc<Renewal>,
+}
+
+/// Everything that a configuration comes to, built and not yet in force. What else is to be reloaded is built in
+/// [`Parts::build`] and put in force in [`Built::publish`].
+struct Built<'p> {
+    gateway: Option<BuiltGateway<'p>>,
+    own_certificate: Option<Renamed<'p>>,
+}
+
+struct BuiltGateway<'p> {
+    gateway: &'p Gateway,
+    acceptor: &'p Acceptor,
+    policy: Prepared,
+    snapshot: Snapshot,
+    max_staleness: Duration,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub(crate) struct NotReloaded {
+    /// The file, or else the command.
+    name: String,
+    /// Each with its line, if it has one.
+    pub(crate) mistakes: Vec<String>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        source: Source,
+        loaded: Loaded,
+        authority: &Authority,
+        parts: Parts,
+        in_force: Arc<InForce>,
+        status: String,
+    ) -> Self {
+        in_force.loaded(&loaded.config, &loaded.hash);
+        Self {
+            source: Arc::new(source),
+            config: Mutex::new(loaded.config),
+            trust_domain: authority.trust_domain().clone(),
+            parts,
+            in_force,
+            status,
+        }
+    }
+
+    /// The file that is read again, or what else mistakes are reported under.
+    pub(crate) fn source_name(&self) -> String {
+        self.source.name()
+    }
+
+    /// The first name of the server, for enrollment codes.
+    pub(crate) async fn name(&self) -> String {
+        self.config.lock().await.names[0].clone()
+    }
+
+    /// Puts the configuration in force as it is written now, and says what that changed; or says every mistake and
+    /// changes nothing. To be run to its end.
+    pub(crate) async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
+        let mut config = self.config.lock().await;
+        service_manager::reloading();
+        let outcome = self.replace(&mut config).await;
+        drop(config);
+        match &outcome {
+            Ok(changes) => {
+                tracing::info!(
+                    changes = changes.join("; "),
+                    "the configuration was reloaded"
+                );
+            }
+            Err(fault) => {
+                tracing::error!(target: "alarm", "{}", fault.in_one_line());
+                self.in_force.not_reloaded(fault.in_one_line());
+            }
+        }
+        service_manager::ready(&self.status);
+        outcome
+    }
+
+    async fn replace(
+        &self,
+        config: &mut MutexGuard<'_, Config>,
+    ) -> Result<Vec<String>, NotReloaded> {
+        let refused = |mistakes| NotReloaded {
+            name: self.source.name(),
+            mistakes,
+        };
+        let loaded = self.load().await.map_err(refused)?;
+        let changes = changes::compare(config, &loaded.config, &loaded.places, &self.trust_domain);
+        if !changes.beyond_reload.is_empty() {
+            let beyond = changes.beyond_reload.iter();
+            return Err(refused(beyond.map(ToString::to_string).collect()));
+        }
+        let built = self.parts.build(config, &loaded.config).await;
+        let built = built.map_err(|mistake| refused(vec![mistake]))?;
+        built.publish();
+        self.in_force.loaded(&loaded.config, &loaded.hash);
+        **config = loaded.config;
+        Ok(changes.sentences)
+    }
+
+    /// What is written now. A file system that hangs holds up this reload, and nothing else.
+    async fn load(&self) -> Result<Loaded, Vec<String>> {
+        let source = Arc::clone(&self.source);
+        let loading = tokio::task::spawn_blocking(move || source.load());
+        match tokio::time::timeout(READ_WITHIN, loading).await {
+            Ok(Ok(Ok(loaded))) => Ok(loaded),
+            Ok(Ok(Err(Fault::Mistakes { mistakes, .. }))) => {
+                Err(mistakes.iter().map(ToString::to_string).collect())
+            }
+            Ok(Ok(Err(fault @ (Fault::Unreadable { .. } | Fault::Contradiction { .. })))) => {
+                Err(vec![fault.to_string()])
+            }
+            Ok(Err(_)) => Err(vec![
+                "reading it failed; the server's log says more".to_owned(),
+            ]),
+            Err(_) => Err(vec![format!(
+                "it could not be read within {} s",
+                READ_WITHIN.as_secs()
+            )]),
+        }
+    }
+
+    /// Reloads at every SIGHUP.
+    pub(super) async fn on_hangup(&self, mut hangups: Hangups, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = hangups.next() => {}
+                () = shutdown.cancelled() => return,
+            }
+            // What is wrong was logged, and health tells it.
+            let _ = self.reload().await;
+        }
+    }
+
+    /// The configuration in force, held: nobody reloads meanwhile.
+    pub(super) async fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().await
+    }
+
+    /// Puts other certificates in force beside everything else that is.
+    pub(super) fn publish_certificates(&self, config: &Config) -> Result<(), String> {
+        Built {
+            gateway: self.parts.gateway(config)?,
+            own_certificate: None,
+        }
+        .publish();
+        Ok(())
+    }
+
+    pub(super) fn in_force(&self) -> &InForce {
+        &self.in_force
+    }
+}
+
+impl Parts {
+    /// Builds everything that `new` comes to. What fails leaves nothing behind that is in force.
+    async fn build(&self, old: &Config, new: &Config) -> Result<Built<'_>, String> {
+        let gateway = self.gateway(new)?;
+        // Last, because the registry remembers every certificate.
+        let own_certificate = if old.names == new.names {
+            None
+        } else {
+            let renamed = self.renewal.rename(new.names.clone()).await;
+            Some(renamed.map_err(|fault| format!("names: {fault}"))?)
+        };
+        Ok(Built {
+            gateway,
+            own_certificate,
+        })
+    }
+
+    fn gateway(&self, config: &Config) -> Result<Option<BuiltGateway<'_>>, String> {
+        let (Some((gateway, acceptor)), Some(written)) = (&self.gateway, &config.gateway) else {
+            return Ok(None);
+        };
+        let policy = acceptor
+            .prepare(gateway_role::policy(written, &self.trust))
+            .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        Ok(Some(BuiltGateway {
+            gateway,
+            acceptor,
+            policy,
+            snapshot: gateway_role::snapshot(config, written, self.builtin.as_ref())?,
+            max_staleness: written.max_staleness,
+        }))
+    }
+}
+
+impl Built<'_> {
+    /// Puts everything in force, for every handshake and request from now on. Nothing here can fail.
+    fn publish(self) {
+        // A name is served before there is a route for it.
+        if let Some(own) = self.own_certificate {
+            own.publish();
+        }
+        if let Some(built) = self.gateway {
+            built.acceptor.publish(built.policy);
+            let limits = built.gateway.limits();
+            built.gateway.adjust(limits, built.max_staleness);
+            built.gateway.publish(built.snapshot);
+        }
+    }
+}
+
+impl NotReloaded {
+    /// For the log and for health.
+    fn in_one_line(&self) -> String {
+        format!(
+            "The configuration was not reloaded and the old one stays in force. {}: {}",
+            self.name,
+            self.mistakes.join("; ").replace('\n', " ")
+        )
+    }
+}
+
+const READ_WITHIN: Duration = Duration::from_secs(10);
