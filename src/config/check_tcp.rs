@@ -94,8 +94,11 @@ impl Notes {
         });
         let mut alpn = Vec::new();
         for Located { place, value } in table.alpn.unwrap_or_default() {
-            if value.is_empty() || value.len() > 255 {
-                self.note(place, "an application protocol has 1 to 255 bytes");
+            if value.trim().is_empty() || value.len() > 255 {
+                self.note(
+                    place,
+                    "an application protocol has 1 to 255 bytes, and not only blanks",
+                );
             } else if alpn.contains(&value) {
                 self.note(place, format!("the protocol {value:?} is written twice"));
             } else {

@@ -166,7 +166,7 @@ impl Notes {
                     UpstreamTlsFault::NoRoots | UpstreamTlsFault::Root { .. } => {
                         (place(&table.roots), format!("roots: {fault}"))
                     }
-                    UpstreamTlsFault::Identity(rustls::Error::InconsistentKeys(_)) => (
+                    UpstreamTlsFault::KeyMismatch => (
                         place(&table.key),
                         "key is not the key of the certificate; name the two that belong together"
                             .to_owned(),

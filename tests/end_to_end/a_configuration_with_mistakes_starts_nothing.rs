@@ -235,8 +235,12 @@ fn no_key_falls_back_to_a_default_in_silence() {
         ];
         for line in lines {
             let (code, told) = check(with_line(number, &line));
-            // Two lists say by being empty that nobody is meant, which admits and tells nobody.
-            if matches!(line.as_str(), "without_sni = []" | "identity = []") {
+            // Some lists say by being empty that nobody is meant, which admits, believes and tells nobody, or that
+            // no protocol is agreed on.
+            if matches!(
+                line.as_str(),
+                "without_sni = []" | "identity = []" | "proxy_protocol_from = []" | "alpn = []"
+            ) {
                 assert_eq!(code, Some(0), "{line}: {told}");
                 continue;
             }

@@ -47,7 +47,10 @@ pub enum UpstreamTlsFault {
         /// Why not.
         error: rustls::Error,
     },
-    /// The gateway's certificate and key do not go together, or one of them cannot be used.
+    /// The gateway's key is not that of its certificate.
+    #[error("the key is not the key of the certificate")]
+    KeyMismatch,
+    /// The gateway's certificate or key cannot be used.
     #[error("certificate and key cannot be used together: {0}")]
     Identity(rustls::Error),
     /// Not a DNS name or IP address.
@@ -88,7 +91,10 @@ impl UpstreamTls {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
-                .map_err(UpstreamTlsFault::Identity)?,
+                .map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => UpstreamTlsFault::KeyMismatch,
+                    error => UpstreamTlsFault::Identity(error),
+                })?,
         };
         config.resumption = Resumption::disabled();
         let offering = |protocols: &[&[u8]]| {
