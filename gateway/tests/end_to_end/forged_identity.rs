@@ -226,7 +226,9 @@ async fn http2_hides_no_listed_name_either() {
                 matches!(&outcome, Outcome::Answer(text) if text.starts_with(fields[0].1)),
                 "{name}: {outcome:?}"
             );
-            let events = lane.echo.take();
+            let mut events = lane.echo.take();
+            // The upstream may hear late of the one before, which was refused for its trailers.
+            events.retain(|event| !matches!(event, Event::Partial));
             assert_eq!(events.len(), 1, "{events:?}");
             for event in events {
                 let Event::Request(message) = event else {
