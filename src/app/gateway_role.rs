@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot, TcpRouteTable, Upstream,
+    Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy, RouteTable, Snapshot,
+    TcpRouteTable, Upstream,
 };
 use identity::feed::Sighting;
 use identity::{Kind, Name};
@@ -50,7 +51,8 @@ pub(super) async fn bind_gateway(
 ) -> Result<BoundGateway, StartFault> {
     let mut routes = config.routes;
     let builtin_upstream = if routes.is_empty() {
-        let (listener, route) = builtin_upstream().await?;
+        let (listener, mut route) = builtin_upstream().await?;
+        route.policy.rate = config.rate;
         routes.push(route);
         Some(listener)
     } else {
@@ -64,13 +66,24 @@ pub(super) async fn bind_gateway(
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         StartFault::Listen(faults.join("; "))
     })?;
+    let snapshot = Snapshot {
+        routes,
+        tcp_routes,
+        server_names: names.to_vec(),
+        without_sni: config.without_sni,
+    };
+    let optional: HashMap<String, Clients> = snapshot
+        .names_without_certificate()
+        .into_iter()
+        .map(|name| (name, Clients::Optional))
+        .collect();
     let acceptor = Acceptor::new(AcceptorOptions {
         policy: Policy {
             certificate: common.certificate.clone(),
             anchors: common.anchors.clone(),
             hints: common.hints.clone(),
             clients: Clients::Required,
-            clients_by_name: HashMap::new(),
+            clients_by_name: optional,
             alpn_by_name: (config.tcp_routes.iter())
                 .map(|route| {
                     let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());
@@ -96,18 +109,17 @@ pub(super) async fn bind_gateway(
         acceptor: Arc::new(acceptor),
         serial_key: Arc::new(common.authority.serial_key()),
         assertions: Arc::clone(&common.assertions),
-        snapshot: Snapshot {
-            routes,
-            tcp_routes,
-            server_names: names.to_vec(),
-            without_sni: config.without_sni,
-        },
+        snapshot,
         max_staleness: config.max_staleness,
         limits: Limits {
             max_connections: descriptors::connections_per_worker(
                 descriptors::raise_limit(),
                 workers,
             ),
+            max_connections_per_device: config.limits.connections_per_device,
+            max_connections_per_address: config.limits.connections_per_address,
+            max_requests_per_device: config.limits.requests_per_device,
+            max_requests_per_address: config.limits.requests_per_address,
             ..Limits::default()
         },
         proxies: config.proxies,
@@ -148,6 +160,7 @@ async fn builtin_upstream() -> Result<(TcpListener, Route), StartFault> {
                 .expect("an address with a port is an upstream"),
         ]),
         identity: vec![IdentityHeader::DeviceId],
+        policy: RoutePolicy::default(),
     };
     Ok((listener, route))
 }

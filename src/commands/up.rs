@@ -12,6 +12,7 @@ use super::{Failure, check, output};
 use crate::app::{Server, Signals, server_address};
 use crate::cli::{ProcessArguments, ServeArguments, UpArguments};
 use crate::config::file::{ConfigFile, GatewayTable, ListenTable, RouteTable};
+use crate::config::file_policy::PolicyKeys;
 use crate::config::{Config, DEFAULT_DATA, Located, Place, Purpose};
 use crate::log::Log;
 
@@ -99,7 +100,7 @@ impl Flags {
                     host: None,
                     path: None,
                     upstream: Some(vec![flag("--upstream", upstream)]),
-                    client: None,
+                    policy: PolicyKeys::default(),
                     identity: None,
                 });
             }

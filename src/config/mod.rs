@@ -4,9 +4,11 @@
 
 mod check;
 mod check_gateway;
+mod check_policy;
 mod check_tcp;
 mod check_upstream;
 pub(crate) mod file;
+pub(crate) mod file_policy;
 mod file_upstream;
 mod pem_files;
 mod reader;
@@ -19,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway::{Route, TcpRoute};
+use gateway::{RateLimit, Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
 
@@ -54,11 +56,36 @@ pub(crate) struct GatewayConfig {
     pub(crate) without_sni: Vec<String>,
     /// Devices are refused when the registry was not heard of for so long.
     pub(crate) max_staleness: Duration,
+    /// Bounds on what one device or address may hold.
+    pub(crate) limits: GatewayLimits,
+    /// How often a device may send a request on routes that say nothing else.
+    pub(crate) rate: Option<RateLimit>,
     /// Empty only for `up`, which then adds its built-in upstream.
     pub(crate) routes: Vec<Route>,
     pub(crate) tcp_routes: Vec<TcpRoute>,
     /// Load balancers that say, by the PROXY protocol, for whom they connect.
     pub(crate) proxies: Vec<IpNet>,
+}
+
+/// Bounds on what one device, or one address without a certificate, may hold at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GatewayLimits {
+    pub(crate) connections_per_device: usize,
+    pub(crate) requests_per_device: usize,
+    pub(crate) connections_per_address: usize,
+    pub(crate) requests_per_address: usize,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        let limits = gateway::Limits::default();
+        Self {
+            connections_per_device: limits.max_connections_per_device,
+            requests_per_device: limits.max_requests_per_device,
+            connections_per_address: limits.max_connections_per_address,
+            requests_per_address: limits.max_requests_per_address,
+        }
+    }
 }
 
 /// Something wrong with a configuration, where, and what to do.

@@ -1,8 +1,6 @@
 //! The route is decided by the very bytes that are forwarded, and no other reading of them leads elsewhere.
 
-use gateway::{
-    IdentityHeader, Route, RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Upstream,
-};
+use gateway::{IdentityHeader, Route, RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Upstream};
 
 use crate::client::Client;
 use crate::echo::{Echo, Event};
