@@ -216,6 +216,9 @@ pub(crate) enum DeviceCommand {
         /// Only devices in this status
         #[arg(long, value_name = "STATUS")]
         status: Option<DeviceStatus>,
+        /// Only devices in this group
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -240,6 +243,12 @@ pub(crate) enum DeviceCommand {
     Suspend(ChangeArguments),
     /// Let a suspended device go on.
     Restore(ChangeArguments),
+    /// Put a device into groups, which routes admit, and give it labels, for people.
+    ///
+    /// In force at once, on open connections with their next request; waits until every gateway has acknowledged. Groups
+    /// and labels stay with the id, also when it is replaced.
+    #[command(after_help = LABEL_EXAMPLES)]
+    Label(LabelArguments),
     /// Withdraw whatever a device still has, free its id, and print an enrollment code for the device that takes its place.
     Replace(ReplaceArguments),
 }
@@ -257,6 +266,26 @@ pub(crate) struct ChangeArguments {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("labels").required(true).multiple(true)
+    .args(["groups", "no_groups", "labels_set", "no_labels"]))]
+pub(crate) struct LabelArguments {
+    #[command(flatten)]
+    pub(crate) change: ChangeArguments,
+    /// A group that the device is in from now on; repeat it for several, 16 at most
+    #[arg(long = "group", value_name = "NAME")]
+    pub(crate) groups: Vec<String>,
+    /// A group that it is in no longer
+    #[arg(long = "no-group", value_name = "NAME")]
+    pub(crate) no_groups: Vec<String>,
+    /// A label; repeat it for several, 16 at most
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels_set: Vec<String>,
+    /// A label that goes
+    #[arg(long = "no-label", value_name = "KEY")]
+    pub(crate) no_labels: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -311,6 +340,14 @@ Examples:
 
 A folder can be signed again after an interruption: what has its certificate is left alone. The folder of results
 gets ID.pem for each device and results.csv with a line for each request.";
+
+const LABEL_EXAMPLES: &str = "\
+Examples:
+  keybound device label thermostat-7 --group blue --label site='Berlin, hall 3'
+  keybound device label thermostat-7 --no-group blue --no-label site
+  keybound device list --group blue
+
+Groups and the keys of labels have 1-64 characters of a-z 0-9 . _ - and start with a letter or a digit.";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

@@ -8,6 +8,7 @@ use identity::Fingerprint;
 
 use crate::config::changes::FixedPlaces;
 use crate::config::file::{ConfigFile, GatewayTable, ListenTable, RouteTable};
+use crate::config::file_policy::PolicyKeys;
 use crate::config::{self, Config, Located, Mistake, Place, Purpose};
 use crate::files;
 
@@ -155,7 +156,7 @@ impl Flags {
                     host: None,
                     path: None,
                     upstream: Some(vec![flag("--upstream", upstream.clone())]),
-                    client: None,
+                    policy: PolicyKeys::default(),
                     identity: None,
                 });
             }

@@ -80,7 +80,7 @@ impl Decisions {
     /// Remembers a decision of the gateway, and logs a refusal.
     pub(crate) fn gateway(&self, record: Record) {
         let refused = match record.outcome {
-            Outcome::Forwarded | Outcome::Abandoned => false,
+            Outcome::Forwarded | Outcome::ForwardedAnonymously | Outcome::Abandoned => false,
             Outcome::Refused(_) | Outcome::HandshakeRefused(_) => true,
         };
         if refused && self.may_log(record.at) {

@@ -6,6 +6,9 @@ use gateway::{Code, Outcome};
 pub(crate) fn reason(outcome: Outcome) -> &'static str {
     let code = match outcome {
         Outcome::Forwarded => return "The device is in good standing; the upstream answered.",
+        Outcome::ForwardedAnonymously => {
+            return "The route lets requests pass without a certificate; the upstream answered, and was told no identity.";
+        }
         Outcome::Abandoned => return "The connection ended before the request was answered.",
         Outcome::HandshakeRefused(fault) => return fault.detail(),
         Outcome::Refused(code) => code,
@@ -43,6 +46,12 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::NoRoute => {
             "No route has this host and path. Look at the routes in the configuration."
         }
+        Code::CertificateRequired => {
+            "The connection has no certificate, and the route is for devices. Other routes of this name let requests pass without one."
+        }
+        Code::GroupNotAllowed => {
+            "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one."
+        }
         Code::PathRefused => {
             "The path has a form that the upstream could read as another path. Correct the client."
         }
@@ -59,7 +68,13 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::MalformedRequest => {
             "What was sent breaks the rules of HTTP framing. Correct the client; if it is not yours, somebody may try to smuggle a request."
         }
-        Code::HeadTooLarge => "The request's head is larger than the gateway accepts.",
+        Code::HeadTooLarge => {
+            "The request's head is larger than the gateway or the route (max_head) accepts."
+        }
+        Code::BodyTooLarge => "The request's body is larger than the route (max_body) accepts.",
+        Code::RateLimited => {
+            "The device sent requests more often than rate and burst allow. Find out what it does, or raise them."
+        }
         Code::AnswerNotRead => {
             "The device did not read its answer within the time allowed, and lost it. If many do, somebody may try to hold connections."
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use identity::feed::Sighting;
-use identity::{DeviceId, Index, Serial, SerialKey, Token, TrustDomain};
+use identity::{DeviceId, Index, LabelChange, Serial, SerialKey, Token, TrustDomain};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
@@ -206,6 +206,22 @@ impl Authority {
             .await
     }
 
+    /// Changes a device's groups and labels. Its certificates get the groups at once, and its next ones as well.
+    pub async fn label(
+        &self,
+        actor: &Actor,
+        device: &DeviceId,
+        change: LabelChange,
+        reason: Option<&str>,
+    ) -> Result<Change, ChangeError> {
+        let operation = Operation::LabelDevice {
+            device: device.clone(),
+            change,
+            reason: bounded(reason),
+        };
+        self.submit_change(actor, operation).await
+    }
+
     /// What gateways saw. Unknown certificates are passed over.
     pub async fn sighted(&self, sightings: Vec<Sighting>) -> Result<(), Unavailable> {
         let now = clock::now();
@@ -239,8 +255,16 @@ impl Authority {
         let operation = Operation::ChangeDevice {
             device: device.clone(),
             change,
-            reason: reason.map(|reason| reason.chars().take(LONGEST_REASON).collect()),
+            reason: bounded(reason),
         };
+        self.submit_change(actor, operation).await
+    }
+
+    async fn submit_change(
+        &self,
+        actor: &Actor,
+        operation: Operation,
+    ) -> Result<Change, ChangeError> {
         match self.submit_one(actor.clone(), operation).await?? {
             Outcome::Changed(change) => Ok(change),
             Outcome::Done | Outcome::Recorded(_) | Outcome::Leased { .. } | Outcome::Crl(_) => {
@@ -289,6 +313,10 @@ impl Authority {
         });
         Ok(first)
     }
+}
+
+fn bounded(reason: Option<&str>) -> Option<String> {
+    reason.map(|reason| reason.chars().take(LONGEST_REASON).collect())
 }
 
 /// Why an authority cannot be opened.

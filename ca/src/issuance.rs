@@ -87,6 +87,8 @@ impl IssueError {
             Self::Rejected(Rejection::SpelledDifferently { .. }) => "name-mismatch",
             Self::Rejected(Rejection::DeviceRevoked(_)) => "revoked",
             Self::Rejected(Rejection::DeviceSuspended(_)) => "suspended",
+            // Nobody labels by asking for a certificate.
+            Self::Rejected(Rejection::Labels(_) | Rejection::NoClassLeft) => "bad-request",
             Self::Draft(_) => "issuer",
             Self::Miscarried => "internal",
             Self::Unavailable(_) => "unavailable",

@@ -21,7 +21,7 @@ pub use issuance::{IssueError, Issued};
 pub use keys::{CaCertificate, KeyFault};
 pub use pure::csr::{CsrFault, VerifiedCsr};
 pub use pure::enroll::{Refusal, Standing};
-pub use pure::journal::{Action, Actor, Entry as JournalEntry};
+pub use pure::journal::{Action, Actor, Entry as JournalEntry, Labelled};
 pub use pure::key_policy::{KeyFault as DeviceKeyFault, PublicKey};
 pub use registry::{
     CertificateRecord, Change, DeviceFilter, DevicePage, DeviceRecord, DeviceSummary, Registry,

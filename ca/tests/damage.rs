@@ -12,7 +12,7 @@ use ca::{Actor, Authority, OpenError, Options};
 use http::Request;
 use identity::certificate::Parsed;
 use identity::feed::Sighting;
-use identity::{DeviceId, Timestamp};
+use identity::{DeviceId, LabelChange, Tag, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rusqlite::Connection;
 
@@ -37,6 +37,10 @@ fn open(data: &Path) -> Result<Authority, OpenError> {
 
 fn id(text: &str) -> DeviceId {
     DeviceId::parse(text).unwrap()
+}
+
+fn tag(text: &str) -> Tag {
+    Tag::parse(text).unwrap()
 }
 
 fn operator() -> Actor {
@@ -107,6 +111,21 @@ async fn lived_in() -> tempfile::TempDir {
         .suspend(&operator(), &id("suspended"), None)
         .await
         .unwrap();
+    for (device, groups) in [
+        ("active", ["blue", "green"]),
+        ("suspended", ["green", "red"]),
+        ("revoked", ["blue", "green"]),
+    ] {
+        let change = LabelChange {
+            add_groups: groups.iter().map(|group| tag(group)).collect(),
+            set: [(tag("site"), "Berlin, hall 3".parse().unwrap())].into(),
+            ..LabelChange::default()
+        };
+        authority
+            .label(&operator(), &id(device), change, None)
+            .await
+            .unwrap();
+    }
     authority
         .replace(&operator(), &id("replaced"), None)
         .await
@@ -185,8 +204,8 @@ async fn oracle(authority: &Authority) -> Vec<String> {
             .unwrap()
             .unwrap();
         told.push(format!(
-            "{device} {:?} {}",
-            record.standing, record.open_tokens
+            "{device} {:?} {} {:?}",
+            record.standing, record.open_tokens, record.labels
         ));
         for certificate in record.certificates {
             let identity = (
@@ -243,6 +262,8 @@ async fn no_column_that_decides_is_altered_unnoticed() {
         "device_key",
         "token",
         "lease",
+        "class",
+        "label",
     ];
     let columns: Vec<(String, String, String)> = {
         let connection = database(directory.path());
@@ -286,14 +307,11 @@ async fn no_column_that_decides_is_altered_unnoticed() {
         };
         let rows: Vec<String> = {
             let connection = database(directory.path());
-            let key = if matches!(table.as_str(), "device_key" | "token") {
-                if table == "token" {
-                    "hex(hash)"
-                } else {
-                    "hex(sha256)"
-                }
-            } else {
-                "rowid"
+            let key = match table.as_str() {
+                "token" => "hex(hash)",
+                "device_key" => "hex(sha256)",
+                "label" => "device",
+                _ => "rowid",
             };
             let mut statement = connection
                 .prepare(&format!("SELECT {key} || '' FROM {table}"))
@@ -348,7 +366,7 @@ async fn what_was_added_removed_or_moved_is_noticed() {
         "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)",
         // A copy at the end.
         "INSERT INTO journal SELECT (SELECT max(seq) + 1 FROM journal), at, actor, action, subject, device, idx, status,
-             certificate, reason, hash FROM journal WHERE seq = 1",
+             certificate, reason, hash, labels FROM journal WHERE seq = 1",
         "UPDATE journal SET seq = seq + 1000000 WHERE seq > 5",
         // A token of one's own.
         "INSERT INTO token (hash, device, created_at, expires_at) SELECT randomblob(32), 1, 0, 1 << 40",
@@ -366,6 +384,16 @@ async fn what_was_added_removed_or_moved_is_noticed() {
         "UPDATE certificate SET device = (SELECT number FROM device WHERE id = 'waiting')
          WHERE device = (SELECT number FROM device WHERE id = 'active')",
         "DELETE FROM certificate_der",
+        // Groups of one's own, told by no entry: of a device, of a certificate, or of everybody in a class.
+        "UPDATE device SET class = 1 WHERE id = 'renewed'",
+        "UPDATE certificate SET class = 2 WHERE class = 1",
+        "UPDATE certificate SET class = 0",
+        "UPDATE class SET members = 'blue,green,red' WHERE number = 1",
+        "INSERT INTO class (number, members) VALUES (3, 'red')",
+        "DELETE FROM class WHERE number = 2",
+        "DELETE FROM label",
+        "INSERT INTO label (device, key, value) VALUES (77, 'site', 'nowhere')",
+        "UPDATE journal SET labels = replace(labels, 'green', 'admin')",
         "UPDATE meta SET value = 'other.test' WHERE key = 'trust_domain'",
         "DELETE FROM meta WHERE key = 'trust_domain'",
         "DELETE FROM meta WHERE key = 'root'",

@@ -28,7 +28,7 @@ use identity::Status;
 
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
-use crate::connections::{NAMELESS, OpenConnection};
+use crate::connections::OpenConnection;
 use crate::guarded_io::GuardedIo;
 use crate::handle::{Flight, Handle};
 use crate::lifetime::{Lifetime, Turn};
@@ -77,27 +77,24 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
             return;
         }
     };
-    let Some(certificate) = certificate else {
-        // The acceptor requires one; if that were ever changed, nobody would be let in here.
-        let fault = HandshakeFault::CertificateRequired;
-        shared.metrics.handshake_refused(fault);
-        shared.record(handshake_record(address, fault, started.elapsed()));
-        return;
-    };
     shared.metrics.handshakes_finished.inc();
     let peer = Peer {
         address,
         server_name,
-        credential: Credential::read(
-            Evidence {
-                certificate,
-                intermediates,
-                anchors,
-                at: now(),
-            },
-            &shared.serial_key,
-            shared.status.fingerprint_key(),
-        ),
+        credential: match certificate {
+            Some(certificate) => Credential::read(
+                Evidence {
+                    certificate,
+                    intermediates,
+                    anchors,
+                    at: now(),
+                },
+                &shared.serial_key,
+                shared.status.fingerprint_key(),
+            ),
+            // Where the acceptor lets clients go without one.
+            None => Credential::Anonymous,
+        },
     };
     let issued = peer.issued();
     let not_after = issued.map(|issued| issued.validity.not_after);
@@ -106,7 +103,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     fail::fail_point!("gateway::accepted");
     // In the index first; the status is read after that, by each request.
     let entry = shared.connections.enter(
-        issued.map_or(NAMELESS, |issued| issued.index),
+        peer.holder(),
         Arc::clone(&handle),
         OpenConnection {
             device: issued.map(|issued| issued.device.clone()),
@@ -131,13 +128,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         local_address,
         retired_at_entry,
         sighted: Cell::new(false),
+        buckets: RefCell::default(),
         tunnel: RefCell::new(None),
     });
     let patience = limits.patience;
     let serving = Rc::clone(&connection);
-    let snapshot = shared.snapshot.load_full();
+    let view = shared.policy.view();
     let server_name = connection.peer.server_name.as_deref();
-    if let Some(route) = server_name.and_then(|name| snapshot.tcp_routes.find(name)) {
+    if let Some(route) = server_name.and_then(|name| view.snapshot().tcp_routes.find(name)) {
         let agreed = splice::Agreed::read(&stream, alpn);
         let io = GuardedIo::stream(stream, handle, patience);
         splice::serve(&connection, io, lifetime, route, agreed).await;

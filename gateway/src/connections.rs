@@ -1,11 +1,12 @@
-//! The connection index: from a certificate's registry index to its open connections.
+//! The connection index: from a certificate's registry index, or an address without one, to its open connections.
 //!
 //! Entered and left once per connection. A connection is entered *before* its status word is first read, and
 //! a change sets the word *before* it looks here: so either the connection sees the change, or the change
 //! sees the connection (both go through the shard's lock).
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,13 +21,26 @@ pub(crate) struct Connections {
     next: AtomicU64,
     /// Open connections with one certificate.
     limit: AtomicUsize,
+    /// Open connections without one from one address.
+    limit_by_address: AtomicUsize,
 }
 
-type Shard = HashMap<Index, OfCertificate>;
+/// Whose connections belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// Whoever holds the key of the certificate with this registry index.
+    Certificate(Index),
+    /// Those whose certificate names nobody.
+    Nameless,
+    /// Those at this address, as [`crate::rate_limits::network`] takes it, who have no certificate.
+    Address(IpAddr),
+}
 
-/// The connections with one certificate.
+type Shard = HashMap<Holder, OfHolder>;
+
+/// The connections of one holder.
 #[derive(Debug, Default)]
-struct OfCertificate {
+struct OfHolder {
     opened: Vec<Opened>,
     in_flight: Arc<AtomicUsize>,
 }
@@ -54,50 +68,58 @@ pub struct OpenConnection {
 #[derive(Debug)]
 pub(crate) struct Entry {
     connections: Arc<Connections>,
-    index: Index,
+    holder: Holder,
     number: u64,
     handle: Arc<Handle>,
 }
 
 impl Connections {
-    /// `limit` bounds the connections with one certificate.
-    pub(crate) fn new(limit: usize) -> Self {
+    /// `limit` bounds the connections with one certificate, `limit_by_address` those without one from one address.
+    pub(crate) fn new(limit: usize, limit_by_address: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next: AtomicU64::new(0),
             limit: AtomicUsize::new(limit),
+            limit_by_address: AtomicUsize::new(limit_by_address),
         }
     }
 
-    /// Bounds the connections with one certificate anew; those that are open stay.
-    pub(crate) fn set_limit(&self, limit: usize) {
+    /// Bounds the connections of a certificate, and those without one from an address, anew; those that are open stay.
+    pub(crate) fn set_limits(&self, limit: usize, limit_by_address: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+        self.limit_by_address
+            .store(limit_by_address, Ordering::Relaxed);
     }
 
-    /// Enters a connection. A certificate without a readable name has the index [`NAMELESS`].
+    /// Enters a connection.
     ///
-    /// One connection too many with a certificate ends another one with it: the oldest idle one, or else the
+    /// One connection too many of a holder ends another one of it: the oldest idle one, or else the
     /// oldest. So a device that lost its connections without telling is never locked out by them, and no
     /// device takes the room of the others.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        index: Index,
+        holder: Holder,
         handle: Arc<Handle>,
         description: OpenConnection,
     ) -> Entry {
+        let limit = match holder {
+            Holder::Certificate(_) | Holder::Nameless => &self.limit,
+            Holder::Address(_) => &self.limit_by_address,
+        }
+        .load(Ordering::Relaxed);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let opened = Opened {
             number,
             handle: Arc::clone(&handle),
             description,
         };
-        let mut shard = self.shard(index);
-        let of_certificate = shard.entry(index).or_default();
-        handle.count_in(&of_certificate.in_flight);
-        let others = &mut of_certificate.opened;
+        let mut shard = self.shard(holder);
+        let of_holder = shard.entry(holder).or_default();
+        handle.count_in(&of_holder.in_flight);
+        let others = &mut of_holder.opened;
         // Those that are cut already are on their way out.
         let mut open = others.iter().filter(|one| !one.handle.is_cut());
-        if open.clone().count() >= self.limit.load(Ordering::Relaxed) {
+        if open.clone().count() >= limit {
             let oldest = open.clone().next();
             if let Some(one) = open.find(|one| !one.handle.is_in_flight()).or(oldest) {
                 one.handle.cut();
@@ -107,7 +129,7 @@ impl Connections {
         drop(shard);
         Entry {
             connections: Arc::clone(self),
-            index,
+            holder,
             number,
             handle,
         }
@@ -115,8 +137,9 @@ impl Connections {
 
     /// The handles of a certificate's connections.
     pub(crate) fn handles(&self, index: Index) -> Vec<Arc<Handle>> {
-        self.shard(index)
-            .get(&index)
+        let holder = Holder::Certificate(index);
+        self.shard(holder)
+            .get(&holder)
             .map(|all| {
                 all.opened
                     .iter()
@@ -128,8 +151,9 @@ impl Connections {
 
     /// What is known of a certificate's connections.
     pub(crate) fn descriptions(&self, index: Index) -> Vec<OpenConnection> {
-        self.shard(index)
-            .get(&index)
+        let holder = Holder::Certificate(index);
+        self.shard(holder)
+            .get(&holder)
             .map(|all| {
                 all.opened
                     .iter()
@@ -148,8 +172,15 @@ impl Connections {
         }
     }
 
-    fn shard(&self, index: Index) -> MutexGuard<'_, Shard> {
-        let shard = (index.0 % SHARDS as u64) as usize;
+    fn shard(&self, holder: Holder) -> MutexGuard<'_, Shard> {
+        let number = match holder {
+            Holder::Certificate(index) => index.0,
+            Holder::Nameless => 0,
+            Holder::Address(address) => {
+                BuildHasherDefault::<DefaultHasher>::default().hash_one(address)
+            }
+        };
+        let shard = (number % SHARDS as u64) as usize;
         // Every change of a shard is whole when its lock is released, even by a panic.
         self.shards[shard]
             .lock()
@@ -159,20 +190,17 @@ impl Connections {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut shard = self.connections.shard(self.index);
-        if let Some(all) = shard.get_mut(&self.index) {
+        let mut shard = self.connections.shard(self.holder);
+        if let Some(all) = shard.get_mut(&self.holder) {
             all.opened.retain(|one| one.number != self.number);
             if all.opened.is_empty() {
-                shard.remove(&self.index);
+                shard.remove(&self.holder);
             }
         }
         drop(shard);
         self.handle.leave();
     }
 }
-
-/// The index of connections whose certificate has none; the registry never uses it.
-pub(crate) const NAMELESS: Index = Index(0);
 
 const SHARDS: usize = 64;
 
@@ -188,13 +216,35 @@ mod tests {
             address: ([127, 0, 0, 1], 1).into(),
             opened_at: Timestamp(1),
         };
-        let entry = connections.enter(Index(index), Arc::clone(&handle), description);
+        let holder = Holder::Certificate(Index(index));
+        let entry = connections.enter(holder, Arc::clone(&handle), description);
         (handle, entry)
     }
 
     #[test]
+    fn whoever_has_no_certificate_is_bounded_by_address() {
+        let connections = Arc::new(Connections::new(1, 2));
+        let enter = |address: [u8; 4]| {
+            let handle = Arc::new(Handle::new());
+            let description = OpenConnection {
+                device: None,
+                address: (address, 1).into(),
+                opened_at: Timestamp(1),
+            };
+            let holder = Holder::Address(address.into());
+            let entry = connections.enter(holder, Arc::clone(&handle), description);
+            (handle, entry)
+        };
+        let first = enter([192, 0, 2, 1]);
+        let others = [[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 2]].map(enter);
+        assert!(!first.0.is_cut() && others.iter().all(|(handle, _)| !handle.is_cut()));
+        let _third = enter([192, 0, 2, 1]);
+        assert!(first.0.is_cut() && others.iter().all(|(handle, _)| !handle.is_cut()));
+    }
+
+    #[test]
     fn one_too_many_ends_the_oldest_idle_one() {
-        let connections = Arc::new(Connections::new(3));
+        let connections = Arc::new(Connections::new(3, 3));
         let (busy, _busy) = enter(&connections, 1);
         let _flight = Flight::enter(&busy);
         let (idle, _idle) = enter(&connections, 1);
@@ -210,7 +260,7 @@ mod tests {
 
     #[test]
     fn connections_are_found_until_they_leave() {
-        let connections = Arc::new(Connections::new(3));
+        let connections = Arc::new(Connections::new(3, 3));
         let (first, first_entry) = enter(&connections, 7);
         let (_second, second_entry) = enter(&connections, 7);
         let (_other, _other_entry) = enter(&connections, 7 + SHARDS as u64);

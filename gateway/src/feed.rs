@@ -53,8 +53,9 @@ pub(crate) fn apply(shared: &Shared, gateway: &Name, batch: &Batch) -> Applied {
     }
 }
 
-/// Puts all statuses of a batch in force.
+/// Puts all classes and statuses of a batch in force.
 pub(crate) fn set(shared: &Shared, batch: &Batch) {
+    shared.policy.define(&batch.classes);
     for change in &batch.changes {
         match shared.status.set(change) {
             Ok(()) => {

@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use identity::chain::Anchors;
 use identity::status::FingerprintKey;
-use identity::{SerialKey, Status, Timestamp};
+use identity::{Class, SerialKey, Status, Timestamp};
 use rustls_pki_types::CertificateDer;
 
 use crate::peer::{Credential, Peer};
 use crate::presented::Evidence;
-use crate::pure::authorize::{Asked, Snapshot, Standing, authorize};
+use crate::pure::authorize::{Asked, Snapshot, Standing, View, authorize};
+use crate::pure::classes::Classes;
 use crate::pure::dialects::{Dialect, Field, Proven, fields};
 use crate::pure::framing::{Rest, Watcher};
 use crate::pure::headers::{self, Hop};
@@ -87,7 +89,7 @@ pub fn identity_names() -> (&'static [&'static str], &'static [&'static str]) {
 /// A device that may call.
 pub struct Caller {
     peer: Peer,
-    snapshot: Snapshot,
+    view: View,
 }
 
 impl Caller {
@@ -108,12 +110,15 @@ impl Caller {
                     &FingerprintKey::new(&[2; 32]),
                 ),
             },
-            snapshot: Snapshot {
-                server_names: route.host.iter().cloned().collect(),
-                routes: RouteTable::new(vec![route]).ok()?,
-                without_sni: Vec::new(),
-                tcp_routes: TcpRouteTable::default(),
-            },
+            view: View::new(
+                Arc::new(Snapshot {
+                    server_names: route.host.iter().cloned().collect(),
+                    routes: RouteTable::new(vec![route]).ok()?,
+                    tcp_routes: TcpRouteTable::default(),
+                    without_sni: Vec::new(),
+                }),
+                &Classes::default(),
+            ),
         })
     }
 
@@ -137,11 +142,12 @@ impl Caller {
         };
         let standing = Standing {
             status: Status::Active,
+            class: Class(0),
             fresh: true,
             finishing: false,
         };
         let now = issued.validity.not_before;
-        let Ok(permit) = authorize(&self.peer, asked, &self.snapshot, standing, now) else {
+        let Ok(permit) = authorize(&self.peer, asked, &self.view, standing, now) else {
             return false;
         };
         let hop = Hop {

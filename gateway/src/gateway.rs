@@ -22,8 +22,9 @@ use crate::feed::{self, Applied};
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
 use crate::pure::upstream::UpstreamTimeouts;
+use crate::rate_limits::RateLimits;
 use crate::record::Record;
-use crate::shared::{Shared, now};
+use crate::shared::{Policy, Shared, now};
 use crate::status_table::StatusTable;
 use crate::tls::Acceptor;
 use crate::upstream::Health;
@@ -67,11 +68,15 @@ pub struct Limits {
     pub max_connections: usize,
     /// Open connections with one certificate, over all workers; one more ends the oldest idle one.
     pub max_connections_per_device: usize,
+    /// Open connections without a certificate from one address (IPv6: /64); one more ends the oldest idle one.
+    pub max_connections_per_address: usize,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
     /// Requests under way with one certificate, over all connections; further ones are refused, and those beyond
     /// four times as many are reset.
     pub max_requests_per_device: usize,
+    /// The same without a certificate from one address.
+    pub max_requests_per_address: usize,
     /// How long a device may take to send 1 KiB of a request's body while it is waited for. Ten times as long is
     /// what it may take for 10 KiB of an answer, what an upstream may take for as much of a body, and what both
     /// directions of an exchange may be silent together once the answer has begun.
@@ -87,8 +92,10 @@ impl Default for Limits {
         Self {
             max_connections: 50_000,
             max_connections_per_device: 128,
+            max_connections_per_address: 1024,
             head_timeout: Duration::from_secs(10),
             max_requests_per_device: 128,
+            max_requests_per_address: 1024,
             patience: Duration::from_secs(30),
             drain: Duration::from_secs(60),
             upstream: UpstreamTimeouts::default(),
@@ -184,11 +191,15 @@ impl Gateway {
                 acceptor: options.acceptor,
                 serial_key: options.serial_key,
                 assertions: options.assertions,
-                snapshot: ArcSwap::from_pointee(options.snapshot),
+                policy: Policy::new(options.snapshot),
+                rates: RateLimits::new(),
                 metrics: Metrics::register(registry, Arc::clone(&status), Arc::clone(&health)),
                 health,
                 status,
-                connections: Arc::new(Connections::new(options.limits.max_connections_per_device)),
+                connections: Arc::new(Connections::new(
+                    options.limits.max_connections_per_device,
+                    options.limits.max_connections_per_address,
+                )),
                 limits: ArcSwap::from_pointee(options.limits),
                 proxies: options.proxies,
                 records: options.records,
@@ -206,7 +217,7 @@ impl Gateway {
     /// Replaces routes and names for every request from now on.
     pub fn publish(&self, snapshot: Snapshot) {
         self.shared.health.learn(&snapshot);
-        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.policy.publish(snapshot);
         self.shared.health.publish();
     }
 
@@ -214,9 +225,10 @@ impl Gateway {
     /// for stays: its room for connections to upstreams and their deadlines.
     pub fn adjust(&self, limits: Limits, max_staleness: Duration) {
         let shared = &self.shared;
-        shared
-            .connections
-            .set_limit(limits.max_connections_per_device);
+        shared.connections.set_limits(
+            limits.max_connections_per_device,
+            limits.max_connections_per_address,
+        );
         shared.status.set_max_staleness(max_staleness);
         shared.limits.store(Arc::new(limits));
     }

@@ -19,6 +19,7 @@ mod gateway;
 mod guarded_io;
 mod handle;
 mod lifetime;
+mod limits;
 mod metrics;
 mod outbox;
 mod pace;
@@ -26,6 +27,7 @@ mod peer;
 mod presented;
 mod proxied;
 mod pure;
+mod rate_limits;
 #[cfg(test)]
 mod read_by_others;
 mod record;
@@ -47,7 +49,9 @@ pub use pure::authorize::Snapshot;
 pub use pure::host::HostFault;
 pub use pure::identity_header::IdentityHeader;
 pub use pure::path::PathFault;
+pub use pure::rate::Rate;
 pub use pure::route::{Route, RouteFault, RouteFaultKind, RouteTable};
+pub use pure::route_policy::{ClientMode, RateLimit, RateScope, RoutePolicy};
 pub use pure::tcp_route::{
     StreamAddress, StreamAddressFault, TcpRoute, TcpRouteFault, TcpRouteFaultKind, TcpRouteTable,
 };

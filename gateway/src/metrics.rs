@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     /// By the first digit of the status.
     answers: [Counter; 5],
     refusals: [Counter; Code::ALL.len()],
+    pub(crate) anonymous: Counter,
     pub(crate) upstream_connections: Counter,
     pub(crate) upstream_retries: Counter,
     pub(crate) cuts: Counter,
@@ -77,6 +78,11 @@ impl Metrics {
                 registry,
                 "connections_refused",
                 "Connections closed at once because too many were open",
+            ),
+            anonymous: counter(
+                registry,
+                "anonymous_requests",
+                "Requests let through without an identity",
             ),
             upstream_connections: counter(
                 registry,

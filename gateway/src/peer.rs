@@ -9,6 +9,9 @@ use identity::{DeviceId, Fingerprint, Index, ReadError, Serial, SerialKey};
 
 use crate::presented::{Evidence, Presented};
 
+use crate::connections::Holder;
+use crate::rate_limits::network;
+
 /// The other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -27,6 +30,8 @@ pub(crate) enum Credential {
     Issued(Issued),
     /// A certificate that bears an anchor's signature and breaks a rule.
     Unreadable(ReadError),
+    /// Nothing: there is no certificate, which only some server names allow.
+    Anonymous,
 }
 
 /// A device's certificate, and what depends on it alone.
@@ -84,11 +89,20 @@ impl Credential {
 }
 
 impl Peer {
+    /// Whose connections this one is counted with.
+    pub(crate) fn holder(&self) -> Holder {
+        match &self.credential {
+            Credential::Issued(issued) => Holder::Certificate(issued.index),
+            Credential::Unreadable(_) => Holder::Nameless,
+            Credential::Anonymous => Holder::Address(network(self.address.ip())),
+        }
+    }
+
     /// The certificate, if it names a device.
     pub(crate) fn issued(&self) -> Option<&Issued> {
         match &self.credential {
             Credential::Issued(issued) => Some(issued),
-            Credential::Unreadable(_) => None,
+            Credential::Unreadable(_) | Credential::Anonymous => None,
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Unregistered {
 pub enum Outcome {
     /// The request was forwarded, and the answer is the upstream's.
     Forwarded,
+    /// The request was forwarded without an identity, and the answer is the upstream's.
+    ForwardedAnonymously,
     /// The request was refused or could not be answered.
     Refused(Code),
     /// The connection ended before the request was answered.
@@ -66,10 +68,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The stable code; `forwarded` if nothing was refused.
+    /// The stable code; `forwarded` or `forwarded-anonymously` if nothing was refused.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::ForwardedAnonymously => "forwarded-anonymously",
             Self::Refused(code) => code.as_str(),
             Self::Abandoned => "abandoned",
             Self::HandshakeRefused(fault) => fault.as_str(),

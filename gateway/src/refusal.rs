@@ -1,7 +1,7 @@
 //! Refusals as they leave: the one place where a reason becomes a status, a code and a sentence.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use identity::Problem;
 
@@ -27,8 +27,14 @@ pub(crate) enum Refusal {
     BodyStalled,
     /// Its body ended too soon, or cannot be read.
     BodyBroken,
-    /// Its device has too many requests under way.
+    /// Its head is longer than its route allows.
+    HeadTooLarge,
+    /// Its body is longer than its route allows.
+    BodyTooLarge,
+    /// Its device, or the address of nobody in particular, has too many requests under way.
     TooManyRequests,
+    /// Its device asks too often; in so many seconds it may ask again.
+    RateLimited(u64),
     /// The gateway has too many requests under way.
     Overloaded,
     /// Its connection was cut while it was under way.
@@ -47,6 +53,8 @@ pub(crate) struct Wire {
     proxy_error: &'static str,
     title: &'static str,
     detail: String,
+    /// After how many seconds it is worth to ask again.
+    retry_after: Option<u64>,
 }
 
 /// Maps every reason to what the peer sees. Details are sentences that say what to do next.
@@ -128,6 +136,27 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             "The device has too many requests under way. Wait for answers before asking more."
                 .to_owned(),
         ),
+        Refusal::RateLimited(_) => (
+            S::TOO_MANY_REQUESTS,
+            Code::RateLimited,
+            DENIED,
+            "Too many requests",
+            "The device asks more often than it may. Wait as long as Retry-After says.".to_owned(),
+        ),
+        Refusal::HeadTooLarge => (
+            S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Code::HeadTooLarge,
+            DENIED,
+            "Request head too large",
+            "The head is longer than this route allows. Send less in headers.".to_owned(),
+        ),
+        Refusal::BodyTooLarge => (
+            S::PAYLOAD_TOO_LARGE,
+            Code::BodyTooLarge,
+            DENIED,
+            "Request body too large",
+            "The body is longer than this route allows. Send less, or in parts.".to_owned(),
+        ),
         Refusal::Overloaded => (
             S::SERVICE_UNAVAILABLE,
             Code::Overloaded,
@@ -199,6 +228,22 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
         proxy_error,
         title,
         detail,
+        retry_after: match refusal {
+            Refusal::RateLimited(seconds) => Some(seconds),
+            Refusal::TooManyRequests => Some(1),
+            Refusal::Denied(_)
+            | Refusal::Head(_)
+            | Refusal::Header(_)
+            | Refusal::Framing(_)
+            | Refusal::BodyStalled
+            | Refusal::BodyBroken
+            | Refusal::HeadTooLarge
+            | Refusal::BodyTooLarge
+            | Refusal::Overloaded
+            | Refusal::Cut
+            | Refusal::Upstream(_)
+            | Refusal::Panic => None,
+        },
     }
 }
 
@@ -289,6 +334,18 @@ fn denied(denial: Denial) -> Fields {
             "No route",
             "No route has this host and path. Check the URL, or add a route.",
         ),
+        Denial::CertificateRequired => (
+            S::FORBIDDEN,
+            Code::CertificateRequired,
+            "Certificate required",
+            "This route is for devices with a certificate, and the connection has none. Connect with one.",
+        ),
+        Denial::GroupNotAllowed => (
+            S::FORBIDDEN,
+            Code::GroupNotAllowed,
+            "Group not allowed",
+            "The device is in none of the groups that this route admits. Ask an operator to add it to one.",
+        ),
     };
     (status, code, title, detail.to_owned())
 }
@@ -369,12 +426,15 @@ pub(crate) fn closes(refusal: Refusal) -> bool {
         Refusal::Framing(_)
         | Refusal::BodyStalled
         | Refusal::BodyBroken
+        | Refusal::BodyTooLarge
         | Refusal::Cut
         | Refusal::Panic => true,
         Refusal::Denied(_)
         | Refusal::Head(_)
         | Refusal::Header(_)
+        | Refusal::HeadTooLarge
         | Refusal::TooManyRequests
+        | Refusal::RateLimited(_)
         | Refusal::Overloaded
         | Refusal::Upstream(_) => false,
     }
@@ -403,6 +463,9 @@ pub(crate) fn response(wire: &Wire, request_id: &HeaderValue, close: bool) -> Re
         ))
         .expect("codes have only letters, hyphens and underscores"),
     );
+    if let Some(seconds) = wire.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -471,5 +534,24 @@ mod tests {
             "upstream-timeout",
             "keybound; error=http_response_timeout; details=\"upstream-timeout\"",
         );
+        check(
+            Refusal::RateLimited(7),
+            429,
+            "rate-limited",
+            "keybound; error=http_request_denied; details=\"rate-limited\"",
+        );
+    }
+
+    #[test]
+    fn when_to_ask_again() {
+        let check = |refusal, expected: Option<&str>| {
+            let id = HeaderValue::from_static("00ff");
+            let response = response(&wire(refusal), &id, false);
+            let said = response.headers().get(RETRY_AFTER);
+            assert_eq!(said.and_then(|value| value.to_str().ok()), expected);
+        };
+        check(Refusal::RateLimited(7), Some("7"));
+        check(Refusal::TooManyRequests, Some("1"));
+        check(Refusal::Overloaded, None);
     }
 }

@@ -15,13 +15,14 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use identity::Status;
 use identity::feed::Sighting;
+use identity::{Class, Status};
 
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
 use crate::guarded_io::stands_for_refused;
 use crate::handle::{Flight, Handle};
+use crate::limits;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::framing::{MAX_FIELDS, Violation};
@@ -29,11 +30,16 @@ use crate::pure::headers::{self, Hop, X_REQUEST_ID};
 use crate::pure::identity_header::IdentityHeader;
 use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, is_websocket, normal_host};
+use crate::pure::route::LimitId;
+use crate::rate_limits::Bucket;
 use crate::record::{Outcome, Record, Unregistered, bounded};
 use crate::refusal::{Refusal, closes, response, wire};
 use crate::shared::{Shared, now};
 use crate::upstream::{self, ResponseBody, UpstreamFault, accepts_websocket};
 use crate::worker::Worker;
+
+/// Whether requests are counted by the device; else by the address.
+type IsDevice = bool;
 
 /// One connection, as its requests see it.
 pub(crate) struct Connection {
@@ -46,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) retired_at_entry: bool,
     /// Whether the device was reported as seen.
     pub(crate) sighted: Cell<bool>,
+    /// The buckets that its requests were taken from: few, because few routes have limits of their own.
+    pub(crate) buckets: RefCell<Vec<(LimitId, IsDevice, Arc<Bucket>)>>,
     /// The upstream's end of a tunnel, once it accepted one.
     pub(crate) tunnel: RefCell<Option<OnUpgrade>>,
 }
@@ -58,10 +66,9 @@ pub(crate) fn admit(
     connection: &Connection,
     request: &mut Request<Incoming>,
 ) -> Result<(), Refusal> {
-    let limits = connection.worker.shared.limits.load();
     let refusal = if request.headers().len() > MAX_FIELDS {
         Refusal::Framing(Violation::TooManyFields)
-    } else if connection.handle.in_flight_of_certificate() > limits.max_requests_per_device {
+    } else if connection.handle.in_flight_of_certificate() > max_requests(connection) {
         Refusal::TooManyRequests
     } else {
         return Ok(());
@@ -73,14 +80,17 @@ pub(crate) fn admit(
 /// Whether a device has so many requests under way that one more is not even refused: refusals, too, take room
 /// until they are read.
 pub(crate) fn is_beyond_refusal(connection: &Connection) -> bool {
-    let most = connection
-        .worker
-        .shared
-        .limits
-        .load()
-        .max_requests_per_device
-        * REFUSABLE;
+    let most = max_requests(connection) * REFUSABLE;
     connection.handle.in_flight_of_certificate() > most
+}
+
+/// How many requests its device, or its address without a certificate, may have under way.
+fn max_requests(connection: &Connection) -> usize {
+    let limits = connection.worker.shared.limits.load();
+    match connection.peer.credential {
+        Credential::Issued(_) | Credential::Unreadable(_) => limits.max_requests_per_device,
+        Credential::Anonymous => limits.max_requests_per_address,
+    }
 }
 
 /// Answers a request, whatever happens.
@@ -100,9 +110,18 @@ pub(crate) async fn answer(
     let websocket = asks_for_websocket(&request);
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
+    let is_anonymous = Cell::new(false);
     let forwarding = async {
         admitted?;
-        forward(&connection, &flight.flight, request, &request_id, websocket).await
+        forward(
+            &connection,
+            &flight.flight,
+            request,
+            &request_id,
+            websocket,
+            &is_anonymous,
+        )
+        .await
     };
     let outcome = AssertUnwindSafe(forwarding)
         .catch_unwind()
@@ -112,10 +131,16 @@ pub(crate) async fn answer(
             tracing::error!(request_id = ?request_id, "a request hit a bug");
             Err(Refusal::Panic)
         });
+    let forwarded = if is_anonymous.get() {
+        audit.forget_device();
+        Outcome::ForwardedAnonymously
+    } else {
+        Outcome::Forwarded
+    };
     let (outcome, mut answer) = match outcome {
-        Ok(Answer::Tunnel(head)) => (Outcome::Forwarded, head.map(|()| AnswerBody::empty(flight))),
+        Ok(Answer::Tunnel(head)) => (forwarded, head.map(|()| AnswerBody::empty(flight))),
         Ok(Answer::Forwarded(head)) => (
-            Outcome::Forwarded,
+            forwarded,
             head.map(|body| AnswerBody::upstream(body, flight)),
         ),
         Err(refusal) => {
@@ -169,6 +194,14 @@ struct Audit {
 }
 
 impl Audit {
+    /// Nobody's certificate was looked at, so the record names none.
+    fn forget_device(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.device = None;
+            record.serial = None;
+        }
+    }
+
     fn finish(&mut self, outcome: Outcome, status: StatusCode, unregistered: Option<Unregistered>) {
         if let Some(record) = &mut self.record {
             record.outcome = outcome;
@@ -200,6 +233,7 @@ async fn forward(
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
     websocket: bool,
+    is_anonymous: &Cell<bool>,
 ) -> Result<Answer, Refusal> {
     let Connection {
         worker,
@@ -224,13 +258,21 @@ async fn forward(
         path: request.uri().path(),
     };
 
-    // One snapshot, one status, one clock. The connection has been in the index since before this.
-    let snapshot = worker.shared.snapshot.load_full();
-    let standing = standing(connection);
+    // One status, one snapshot, one clock. The connection has been in the index since before this.
+    let instant = Instant::now();
+    let standing = standing(connection, instant);
+    let view = worker.shared.policy.view();
     let now = now();
 
-    let permit = authorize(peer, asked, &snapshot, standing, now).map_err(Refusal::Denied)?;
-    sight(connection, permit.device(), now);
+    let permit = authorize(peer, asked, &view, standing, now).map_err(Refusal::Denied)?;
+    match permit.device() {
+        Some(device) => sight(connection, device, now),
+        None => {
+            worker.shared.metrics.anonymous.inc();
+            is_anonymous.set(true);
+        }
+    }
+    limits::check(connection, &permit, &request, instant)?;
 
     headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
     let assertion = assertion(connection, &permit, now);
@@ -291,14 +333,19 @@ async fn exchange(
 }
 
 /// What the registry says of the peer's certificate, as far as this gateway knows.
-pub(crate) fn standing(connection: &Connection) -> Standing {
+pub(crate) fn standing(connection: &Connection, instant: Instant) -> Standing {
     let table = &connection.worker.shared.status;
+    let (status, class) = match &connection.peer.credential {
+        Credential::Issued(issued) => (
+            table.status(issued.index, issued.fingerprint),
+            table.class(issued.index),
+        ),
+        Credential::Unreadable(_) | Credential::Anonymous => (Status::Unknown, Class::default()),
+    };
     Standing {
-        status: match &connection.peer.credential {
-            Credential::Issued(issued) => table.status(issued.index, issued.fingerprint),
-            Credential::Unreadable(_) => Status::Unknown,
-        },
-        fresh: table.is_fresh(Instant::now()),
+        status,
+        class,
+        fresh: table.is_fresh(instant),
         finishing: connection.handle.is_retired() && !connection.retired_at_entry,
     }
 }
@@ -310,7 +357,7 @@ fn assertion(
     now: identity::Timestamp,
 ) -> Option<HeaderValue> {
     let (route, signer) = (permit.route(), &connection.worker.shared.assertions);
-    let presented = &permit.device().presented;
+    let presented = &permit.device()?.presented;
     route
         .identity
         .contains(&IdentityHeader::Assertion)

@@ -1,10 +1,10 @@
 //! What the workers share: read on the hot path without locks.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use identity::feed::Sighting;
+use identity::feed::{ClassDefinition, Sighting};
 use identity::{SerialKey, Timestamp};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -13,7 +13,9 @@ use crate::Limits;
 use crate::assertion::AssertionSigner;
 use crate::connections::Connections;
 use crate::metrics::Metrics;
-use crate::pure::authorize::Snapshot;
+use crate::pure::authorize::{Snapshot, View};
+use crate::pure::classes::Classes;
+use crate::rate_limits::RateLimits;
 use crate::record::Record;
 use crate::status_table::StatusTable;
 use crate::tls::Acceptor;
@@ -24,7 +26,8 @@ pub(crate) struct Shared {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) serial_key: Arc<SerialKey>,
     pub(crate) assertions: Arc<AssertionSigner>,
-    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) policy: Policy,
+    pub(crate) rates: RateLimits,
     pub(crate) status: Arc<StatusTable>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) health: Arc<Health>,
@@ -35,6 +38,51 @@ pub(crate) struct Shared {
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) records: mpsc::Sender<Record>,
     pub(crate) sightings: mpsc::Sender<Sighting>,
+}
+
+/// Routes, names and classes: what requests are decided by, swapped whole.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    view: ArcSwap<View>,
+    /// Held by whoever makes the next view.
+    classes: Mutex<Classes>,
+}
+
+impl Policy {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        let classes = Classes::default();
+        Self {
+            view: ArcSwap::from_pointee(View::new(Arc::new(snapshot), &classes)),
+            classes: Mutex::new(classes),
+        }
+    }
+
+    /// What a request is decided by.
+    ///
+    /// Taken after the class was read: then every class that can be read was defined in it.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Puts other routes and names in force.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = View::new(Arc::new(snapshot), &classes);
+        self.view.store(Arc::new(view));
+    }
+
+    /// Puts the meaning of classes in force, before anybody has one of them.
+    pub(crate) fn define(&self, definitions: &[ClassDefinition]) {
+        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<&ClassDefinition> = definitions
+            .iter()
+            .filter(|definition| classes.define(definition))
+            .collect();
+        if !new.is_empty() {
+            let view = self.view.load().extended(&new);
+            self.view.store(Arc::new(view));
+        }
+    }
 }
 
 impl Shared {

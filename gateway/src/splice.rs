@@ -66,7 +66,8 @@ pub(crate) async fn serve(
     // Counted before anything is decided, so that whoever cuts the connection resets it.
     let _flight = Flight::enter(&connection.handle);
     let now = now();
-    let outcome = match authorize_stream(&connection.peer, route, standing(connection), now) {
+    let outcome = match authorize_stream(&connection.peer, route, standing(connection, begun), now)
+    {
         Ok(permit) => {
             sight(connection, permit.device(), now);
             open(connection, &permit, &agreed, unique_id.as_bytes()).await

@@ -1,10 +1,12 @@
 //! What the CA tells gateways, and what they tell it: the messages that join the two.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
+use crate::labels::Group;
 use crate::name::{DeviceId, Name};
 use crate::serial::Index;
 use crate::status::{Class, Status};
@@ -27,6 +29,15 @@ pub struct StatusChange {
     pub class: Class,
 }
 
+/// What a class stands for. A class that was defined once never stands for anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassDefinition {
+    /// Which class; never 0, which is in no group.
+    pub class: Class,
+    /// The groups that its devices are in.
+    pub groups: BTreeSet<Group>,
+}
+
 /// Consecutive journal entries, or a part of a snapshot, with what they changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -34,6 +45,8 @@ pub struct Batch {
     pub after: u64,
     /// Once it is applied, everything up to and including this sequence number is.
     pub upto: u64,
+    /// Every class that the changes name, if no earlier batch of the same picture defined it; in force before they are.
+    pub classes: Vec<ClassDefinition>,
     /// Changes in journal order. Entries that concern no certificate bring none.
     pub changes: Vec<StatusChange>,
 }

@@ -2,9 +2,10 @@
 //!
 //! Times are RFC 3339 in UTC.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use identity::{DeviceId, Fingerprint, Serial, TrustDomain};
+use identity::{DeviceId, Fingerprint, Group, LabelChange, LabelValue, Serial, Tag, TrustDomain};
 use serde::{Deserialize, Serialize};
 
 /// Devices, tokens or requests in one message: enough to share a commit, few enough to answer soon.
@@ -141,6 +142,7 @@ impl fmt::Display for DeviceStatus {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeviceQuery {
     pub(crate) status: Option<DeviceStatus>,
+    pub(crate) group: Option<Group>,
     /// Continue after this id.
     pub(crate) after: Option<DeviceId>,
 }
@@ -158,6 +160,7 @@ pub(crate) struct DevicePage {
 pub(crate) struct DeviceLine {
     pub(crate) id: DeviceId,
     pub(crate) status: DeviceStatus,
+    pub(crate) groups: BTreeSet<Group>,
     pub(crate) not_after: Option<String>,
     pub(crate) created_at: String,
     pub(crate) last_seen_at: Option<String>,
@@ -172,6 +175,10 @@ pub(crate) struct Device {
     pub(crate) created_at: String,
     pub(crate) last_seen_at: Option<String>,
     pub(crate) last_seen_address: Option<String>,
+    /// Which routes admit it that ask for a group.
+    pub(crate) groups: BTreeSet<Group>,
+    /// What people know of it.
+    pub(crate) labels: BTreeMap<Tag, LabelValue>,
     /// Tokens that were neither used nor voided; some may have expired.
     pub(crate) open_tokens: u64,
     /// Newest first.
@@ -217,6 +224,16 @@ pub(crate) struct ChangeDevice {
     pub(crate) wait: bool,
 }
 
+/// `POST /v1/devices/{id}/label`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LabelDevice {
+    pub(crate) labels: LabelChange,
+    pub(crate) reason: Option<String>,
+    /// As in [`ChangeDevice`].
+    pub(crate) wait: bool,
+}
+
 /// What was changed; it is durable.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DeviceChanged {
@@ -224,7 +241,7 @@ pub(crate) struct DeviceChanged {
     pub(crate) change: DeviceChange,
     /// The device had been as wanted before.
     pub(crate) already: bool,
-    /// How many certificates changed their status.
+    /// How many certificates changed their status or class.
     pub(crate) certificates: usize,
     /// Absent if nobody wanted to wait for it.
     pub(crate) receipt: Option<Receipt>,
@@ -238,6 +255,7 @@ pub(crate) enum DeviceChange {
     Suspend,
     Restore,
     Replace,
+    Label,
 }
 
 impl DeviceChange {
@@ -248,6 +266,7 @@ impl DeviceChange {
             Self::Suspend => "suspend",
             Self::Restore => "restore",
             Self::Replace => "replace",
+            Self::Label => "label",
         }
     }
 
@@ -258,6 +277,7 @@ impl DeviceChange {
             Self::Suspend => "suspended",
             Self::Restore => "restored",
             Self::Replace => "replaced",
+            Self::Label => "labelled",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ca::{Authority, Unavailable};
-use identity::{DeviceId, Serial};
+use identity::{DeviceId, Serial, Tag};
 
 use super::{api, views};
 use crate::clock;
@@ -102,7 +102,7 @@ fn about_device(device: &api::Device) -> Vec<String> {
     let last_act = device
         .history
         .iter()
-        .find(|entry| entry.action.starts_with("device-"));
+        .find(|entry| entry.action.starts_with("device-") && entry.action != "device-labelled");
     if let Some(entry) = last_act {
         let done = entry.action.trim_start_matches("device-");
         let why = match &entry.reason {
@@ -113,6 +113,10 @@ fn about_device(device: &api::Device) -> Vec<String> {
             "It was {done} by {} at {}{why}.",
             entry.actor, entry.at
         ));
+    }
+    if !device.groups.is_empty() {
+        let groups: Vec<&str> = device.groups.iter().map(Tag::as_str).collect();
+        sentences.push(format!("It is in the groups {}.", groups.join(", ")));
     }
     sentences
 }

@@ -58,13 +58,21 @@ pub(super) fn rejection(rejected: &Rejection) -> Problem {
         Rejection::SpelledDifferently { .. } => (409, "name-mismatch", "The id is taken"),
         Rejection::DeviceRevoked(_) => (409, "revoked", "The device is revoked"),
         Rejection::DeviceSuspended(_) => (409, "suspended", "The device is suspended"),
+        Rejection::Labels(_) => (409, "labels-refused", "The groups and labels are refused"),
+        Rejection::NoClassLeft => (
+            409,
+            "too-many-group-sets",
+            "There are too many sets of groups",
+        ),
     };
     let detail = match rejected {
         // They start with the device's id, which keeps its spelling.
         Rejection::DeviceRevoked(_) | Rejection::DeviceSuspended(_) => format!("{rejected}."),
         Rejection::Refused(_)
         | Rejection::UnknownDevice(_)
-        | Rejection::SpelledDifferently { .. } => sentence(rejected),
+        | Rejection::SpelledDifferently { .. }
+        | Rejection::Labels(_)
+        | Rejection::NoClassLeft => sentence(rejected),
     };
     Problem::new(status, code, title, detail)
 }

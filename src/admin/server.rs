@@ -177,8 +177,11 @@ async fn devices(
     State(admin): Shared,
     query: Result<Query<api::DeviceQuery>, QueryRejection>,
 ) -> Answer<api::DevicePage> {
-    let Query(api::DeviceQuery { status, after }) =
-        query.map_err(|error| bad_request(format!("The filter is not understood: {error}.")))?;
+    let Query(api::DeviceQuery {
+        status,
+        group,
+        after,
+    }) = query.map_err(|error| bad_request(format!("The filter is not understood: {error}.")))?;
     let standing = match status {
         Some(api::DeviceStatus::Revoked) => Some(Standing::Revoked),
         // A certificate can be suspended while its device is not, so the filter below decides.
@@ -189,6 +192,7 @@ async fn devices(
         .registry()
         .devices(ca::DeviceFilter {
             standing,
+            group,
             prefix: None,
             after,
             limit: PAGE,
@@ -226,8 +230,17 @@ async fn change(
 ) -> Answer<api::DeviceChanged> {
     let started = Instant::now();
     let device = device_id(&id)?;
+    let (authority, actor) = (&admin.authority, operator.actor());
+    if change == api::DeviceChange::Label.as_str() {
+        let message: api::LabelDevice = parse(&body)?;
+        let reason = message.reason.as_deref();
+        let done = authority.label(&actor, &device, message.labels, reason);
+        let done = done.await?;
+        let change = api::DeviceChange::Label;
+        return changed(&admin, device, change, done, message.wait, started).await;
+    }
     let api::ChangeDevice { reason, wait } = parse(&body)?;
-    let (authority, actor, reason) = (&admin.authority, operator.actor(), reason.as_deref());
+    let reason = reason.as_deref();
     let (change, done) = match change.as_str() {
         "revoke" => {
             let done = authority.revoke(&actor, &device, reason).await;
@@ -247,17 +260,28 @@ async fn change(
         }
         _ => {
             return Err(bad_request(
-                "A device can be revoked, suspended, restored or replaced.",
+                "A device can be revoked, suspended, restored, replaced or labelled.",
             ));
         }
     };
-    let done = done?;
+    changed(&admin, device, change, done?, wait, started).await
+}
+
+/// The answer to a change that is durable, with the gateways' receipt if somebody waits for it.
+async fn changed(
+    admin: &Admin,
+    device: DeviceId,
+    change: api::DeviceChange,
+    done: ca::Change,
+    wait: bool,
+    started: Instant,
+) -> Answer<api::DeviceChanged> {
     admin.metrics.device_changes.inc();
     let receipt = if wait {
         // Without a new entry the question is whether the old ones are in force everywhere.
         let (first, last) = match done.entries {
             Some((first, last)) => (Some(first), last),
-            None => (None, authority.registry().head().await?),
+            None => (None, admin.authority.registry().head().await?),
         };
         Some(
             admin

@@ -41,6 +41,7 @@ pub(super) fn device_line(summary: DeviceSummary, now: Timestamp) -> api::Device
     api::DeviceLine {
         status: device_status(summary.standing, summary.newest, now),
         id: summary.id,
+        groups: summary.groups,
         not_after: summary.newest.map(|(_, not_after)| rfc3339(not_after)),
         created_at: rfc3339(summary.created_at),
         last_seen_at: summary.last_seen_at.map(rfc3339),
@@ -96,6 +97,8 @@ fn device(record: DeviceRecord, history: Vec<JournalEntry>, now: Timestamp) -> a
         created_at: rfc3339(record.created_at),
         last_seen_at: record.last_seen_at.map(rfc3339),
         last_seen_address: record.last_seen_address,
+        groups: record.labels.groups,
+        labels: record.labels.labels,
         open_tokens: record.open_tokens,
     }
 }

@@ -1,6 +1,5 @@
 //! The gateway's role: from its configuration to a bound gateway, and what comes out of it.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +7,8 @@ use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Record, Route, RouteTable, Snapshot, TcpRouteTable, Upstream,
+    Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy, RouteTable, Snapshot,
+    TcpRouteTable, Upstream,
 };
 use identity::feed::Sighting;
 use identity::{Kind, Name};
@@ -58,14 +58,16 @@ pub(super) async fn bind_gateway(
     inherited: &mut Inherited,
 ) -> Result<BoundGateway, StartFault> {
     let builtin_upstream = if gateway.routes.is_empty() {
-        Some(builtin_upstream().await?)
+        let (listener, mut route) = builtin_upstream().await?;
+        route.policy.rate = gateway.rate;
+        Some((listener, route))
     } else {
         None
     };
     let builtin_route = builtin_upstream.as_ref().map(|(_, route)| route);
     let snapshot = snapshot(config, gateway, builtin_route).map_err(StartFault::Listen)?;
     let acceptor = Arc::new(Acceptor::new(AcceptorOptions {
-        policy: policy(gateway, &common.trust),
+        policy: policy(gateway, &snapshot, &common.trust),
         kinds: &[Kind::Device],
         versions: Versions::Tls13,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -88,13 +90,16 @@ pub(super) async fn bind_gateway(
         assertions: Arc::clone(&common.assertions),
         snapshot,
         max_staleness: gateway.max_staleness,
-        limits: Limits {
-            max_connections: descriptors::connections_per_worker(
-                descriptors::raise_limit(),
-                workers,
-            ),
-            ..Limits::default()
-        },
+        limits: limits(
+            gateway,
+            Limits {
+                max_connections: descriptors::connections_per_worker(
+                    descriptors::raise_limit(),
+                    workers,
+                ),
+                ..Limits::default()
+            },
+        ),
         proxies: gateway.proxies.clone(),
         records: record_sender,
         sightings: sighting_sender,
@@ -117,7 +122,7 @@ pub(super) async fn bind_gateway(
 }
 
 /// Whom the gateway believes, and what it shows.
-pub(super) fn policy(gateway: &GatewayConfig, trust: &Trust) -> Policy {
+pub(super) fn policy(gateway: &GatewayConfig, snapshot: &Snapshot, trust: &Trust) -> Policy {
     let files = gateway.certificates.iter();
     let others = files.map(|files| (files.read.names.as_slice(), &files.read.certified));
     Policy {
@@ -125,13 +130,26 @@ pub(super) fn policy(gateway: &GatewayConfig, trust: &Trust) -> Policy {
         anchors: trust.anchors.clone(),
         hints: trust.hints.clone(),
         clients: Clients::Required,
-        clients_by_name: HashMap::new(),
+        clients_by_name: (snapshot.names_without_certificate().into_iter())
+            .map(|name| (name, Clients::Optional))
+            .collect(),
         alpn_by_name: (gateway.tcp_routes.iter())
             .map(|route| {
                 let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());
                 (route.host.clone(), alpn.collect())
             })
             .collect(),
+    }
+}
+
+/// The bounds that the configuration sets, and the others as they are.
+pub(super) fn limits(gateway: &GatewayConfig, others: Limits) -> Limits {
+    Limits {
+        max_connections_per_device: gateway.limits.connections_per_device,
+        max_connections_per_address: gateway.limits.connections_per_address,
+        max_requests_per_device: gateway.limits.requests_per_device,
+        max_requests_per_address: gateway.limits.requests_per_address,
+        ..others
     }
 }
 
@@ -181,6 +199,7 @@ async fn builtin_upstream() -> Result<(TcpListener, Route), StartFault> {
                 .expect("an address with a port is an upstream"),
         ]),
         identity: vec![IdentityHeader::DeviceId],
+        policy: RoutePolicy::default(),
     };
     Ok((listener, route))
 }

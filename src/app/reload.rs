@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ca::Authority;
 use gateway::tls::{Acceptor, Prepared};
-use gateway::{Gateway, Route, Snapshot};
+use gateway::{Gateway, Limits, Route, Snapshot};
 use identity::TrustDomain;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ struct BuiltGateway<'p> {
     policy: Prepared,
     snapshot: Snapshot,
     max_staleness: Duration,
+    limits: Limits,
 }
 
 /// Why a reload changed nothing.
@@ -213,14 +214,16 @@ impl Parts {
         let (Some((gateway, acceptor)), Some(written)) = (&self.gateway, &config.gateway) else {
             return Ok(None);
         };
+        let snapshot = gateway_role::snapshot(config, written, self.builtin.as_ref())?;
         let policy = acceptor
-            .prepare(gateway_role::policy(written, &self.trust))
+            .prepare(gateway_role::policy(written, &snapshot, &self.trust))
             .map_err(|error| format!("TLS cannot be set up: {error}"))?;
         Ok(Some(BuiltGateway {
             gateway,
             acceptor,
             policy,
-            snapshot: gateway_role::snapshot(config, written, self.builtin.as_ref())?,
+            snapshot,
+            limits: gateway_role::limits(written, gateway.limits()),
             max_staleness: written.max_staleness,
         }))
     }
@@ -235,8 +238,7 @@ impl Built<'_> {
         }
         if let Some(built) = self.gateway {
             built.acceptor.publish(built.policy);
-            let limits = built.gateway.limits();
-            built.gateway.adjust(limits, built.max_staleness);
+            built.gateway.adjust(built.limits, built.max_staleness);
             built.gateway.publish(built.snapshot);
         }
     }

@@ -1,33 +1,51 @@
 //! `keybound device`
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use identity::{LabelChange, LabelValue, Tag};
+
 use super::output::{self, Table, or_dash};
 use super::{Failure, device_id, token};
 use crate::admin::api::{
     ChangeDevice, Device, DeviceChange, DeviceChanged, DeviceLine, DevicePage, DeviceStatus,
-    Receipt,
+    LabelDevice, Receipt,
 };
 use crate::admin::client::Client;
-use crate::cli::{ChangeArguments, DeviceCommand, ReplaceArguments};
+use crate::cli::{ChangeArguments, DeviceCommand, LabelArguments, ReplaceArguments};
 
 pub(super) async fn run(client: &Client, command: DeviceCommand) -> Result<(), Failure> {
     match command {
-        DeviceCommand::List { status, json } => list(client, status, json).await,
+        DeviceCommand::List {
+            status,
+            group,
+            json,
+        } => list(client, status, group.as_deref(), json).await,
         DeviceCommand::Show { id, json } => show(client, &id, json).await,
         DeviceCommand::Revoke(arguments) => change(client, DeviceChange::Revoke, arguments).await,
         DeviceCommand::Suspend(arguments) => change(client, DeviceChange::Suspend, arguments).await,
         DeviceCommand::Restore(arguments) => change(client, DeviceChange::Restore, arguments).await,
         DeviceCommand::Replace(arguments) => replace(client, arguments).await,
+        DeviceCommand::Label(arguments) => label(client, arguments).await,
     }
 }
 
 /// Page by page, so that a fleet of any size can be listed.
-async fn list(client: &Client, status: Option<DeviceStatus>, json: bool) -> Result<(), Failure> {
+async fn list(
+    client: &Client,
+    status: Option<DeviceStatus>,
+    group: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
+    let group = group.map(tag).transpose()?;
     let mut listing = Listing::new(json);
     let mut after = None;
     loop {
         let mut path = "/v1/devices?".to_owned();
         if let Some(status) = status {
             path.push_str(&format!("status={status}&"));
+        }
+        if let Some(group) = &group {
+            path.push_str(&format!("group={group}&"));
         }
         if let Some(after) = &after {
             path.push_str(&format!("after={after}"));
@@ -40,9 +58,11 @@ async fn list(client: &Client, status: Option<DeviceStatus>, json: bool) -> Resu
         }
     }
     if listing.finish()? == 0 && !json {
-        output::note(match status {
-            Some(status) => format!("No device is {status}."),
-            None => "There is no device yet. Make an enrollment code for one: keybound token new --device ID".into(),
+        output::note(match (&group, status) {
+            (Some(group), Some(status)) => format!("No device in {group} is {status}."),
+            (Some(group), None) => format!("No device is in {group}."),
+            (None, Some(status)) => format!("No device is {status}."),
+            (None, None) => "There is no device yet. Make an enrollment code for one: keybound token new --device ID".into(),
         });
     }
     Ok(())
@@ -60,7 +80,7 @@ impl Listing {
         Self {
             json,
             printed: 0,
-            table: Table::new(&["ID", "STATUS", "VALID UNTIL", "LAST SEEN", "FROM"]),
+            table: Table::new(&["ID", "STATUS", "VALID UNTIL", "LAST SEEN", "FROM", "GROUPS"]),
         }
     }
 
@@ -80,6 +100,7 @@ impl Listing {
                     or_dash(device.not_after),
                     or_dash(device.last_seen_at),
                     or_dash(device.last_seen_address),
+                    listed(&device.groups),
                 ]);
             }
             self.printed += 1;
@@ -120,6 +141,11 @@ pub(super) fn describe(device: &Device) -> String {
         "{} is {}.\n  registered   {}\n  last seen    {seen}\n  open tokens  {}\n",
         device.id, device.status, device.created_at, device.open_tokens
     );
+    text.push_str(&format!("  groups       {}\n", listed(&device.groups)));
+    for (key, value) in &device.labels {
+        let value = output::harmless(value.as_str());
+        text.push_str(&format!("  label        {key} = {value}\n"));
+    }
     if device.certificates.is_empty() {
         text.push_str("\nIt has no certificate yet.\n");
     } else {
@@ -177,6 +203,62 @@ async fn replace(client: &Client, arguments: ReplaceArguments) -> Result<(), Fai
     unless_incomplete(&changed)
 }
 
+async fn label(client: &Client, arguments: LabelArguments) -> Result<(), Failure> {
+    let id = device_id(&arguments.change.id)?;
+    let tags = |texts: &[String]| -> Result<BTreeSet<Tag>, Failure> {
+        texts.iter().map(|text| tag(text)).collect()
+    };
+    let mut set = BTreeMap::new();
+    for text in &arguments.labels_set {
+        let (key, value) = labelled(text)?;
+        if set.insert(key, value).is_some() {
+            return Err(Failure::usage(format!(
+                "--label {text}: the label is there twice."
+            )));
+        }
+    }
+    let message = LabelDevice {
+        labels: LabelChange {
+            add_groups: tags(&arguments.groups)?,
+            remove_groups: tags(&arguments.no_groups)?,
+            set,
+            unset: tags(&arguments.no_labels)?,
+        },
+        reason: arguments.change.reason,
+        wait: !arguments.change.no_wait,
+    };
+    let changed: DeviceChanged = client
+        .post(&format!("/v1/devices/{id}/label"), &message)
+        .await?;
+    if arguments.change.json {
+        output::json(&changed)?;
+    } else {
+        output::print(sentence(&changed))?;
+    }
+    unless_incomplete(&changed)
+}
+
+fn tag(text: &str) -> Result<Tag, Failure> {
+    Tag::parse(text).map_err(|error| Failure::usage(format!("{text:?} is refused: {error}.")))
+}
+
+/// `KEY=VALUE`; what follows the first equals sign is the value.
+fn labelled(text: &str) -> Result<(Tag, LabelValue), Failure> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        Failure::usage(format!(
+            "--label {text:?} has no equals sign; write KEY=VALUE."
+        ))
+    })?;
+    let value = LabelValue::parse(value)
+        .map_err(|error| Failure::usage(format!("The value of {key:?} is refused: {error}.")))?;
+    Ok((tag(key)?, value))
+}
+
+fn listed(groups: &BTreeSet<Tag>) -> String {
+    let groups: Vec<&str> = groups.iter().map(Tag::as_str).collect();
+    or_dash((!groups.is_empty()).then(|| groups.join(", ")))
+}
+
 async fn ask(
     client: &Client,
     change: DeviceChange,
@@ -202,13 +284,15 @@ fn sentence(changed: &DeviceChanged) -> String {
     } = changed;
     let done = match change {
         DeviceChange::Restore if *already => "not suspended, and goes on".to_owned(),
+        DeviceChange::Label if *already => "labelled so already".to_owned(),
         DeviceChange::Revoke | DeviceChange::Suspend | DeviceChange::Replace if *already => {
             format!("already {}", change.participle())
         }
         DeviceChange::Revoke
         | DeviceChange::Suspend
         | DeviceChange::Restore
-        | DeviceChange::Replace => change.participle().to_owned(),
+        | DeviceChange::Replace
+        | DeviceChange::Label => change.participle().to_owned(),
     };
     let done = if *already {
         format!("{device} was {done}")
@@ -227,7 +311,7 @@ fn sentence(changed: &DeviceChanged) -> String {
         ..
     } = receipt;
     let closed = match change {
-        DeviceChange::Restore => String::new(),
+        DeviceChange::Restore | DeviceChange::Label => String::new(),
         DeviceChange::Revoke | DeviceChange::Suspend | DeviceChange::Replace => format!(
             ", {} closed",
             output::count(*closed, "connection", "connections")

@@ -155,6 +155,9 @@ impl Changes {
         if old.max_staleness != new.max_staleness {
             self.say(format!("max_staleness: {}s", new.max_staleness.as_secs()));
         }
+        if (old.limits, old.rate) != (new.limits, new.rate) {
+            self.say("limits of devices and addresses".to_owned());
+        }
         self.parts(
             &old.routes,
             &new.routes,

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::{IdentityHeader, Route, RouteFaultKind, RouteTable, Upstream, UpstreamAddress};
+use gateway::{
+    IdentityHeader, RateLimit, Route, RouteFaultKind, RouteTable, Upstream, UpstreamAddress,
+};
 
 use super::check::{Notes, Purpose};
 use super::check_upstream::Upstreams;
@@ -60,7 +62,8 @@ impl Notes {
         let certificates = self.certificates(table.certificates);
         let names = names_with(names, &certificates);
         let upstreams = self.upstream_tables(table.upstreams);
-        let routes = self.routes(table.routes, &names, &upstreams);
+        let (limits, rate) = self.limits(table.limits);
+        let routes = self.routes(table.routes, &names, &upstreams, rate);
         let tcp_routes = self.tcp_routes(table.tcp_routes, &names, &routes);
         GatewayConfig {
             listen,
@@ -70,6 +73,8 @@ impl Notes {
             tcp_routes,
             proxies: self.networks(table.proxy_protocol_from, table.place),
             certificates,
+            limits,
+            rate,
             routes,
         }
     }
@@ -79,12 +84,13 @@ impl Notes {
         tables: Vec<RouteSection>,
         names: &[String],
         upstreams: &Upstreams,
+        rate: Option<RateLimit>,
     ) -> Vec<Route> {
         let mut places = Vec::with_capacity(tables.len());
         let mut routes = Vec::with_capacity(tables.len());
         for table in tables {
             let place = table.place;
-            if let Some(route) = self.route(table, names, upstreams) {
+            if let Some(route) = self.route(table, names, upstreams, rate) {
                 places.push(place);
                 routes.push(route);
             }
@@ -124,18 +130,21 @@ impl Notes {
         table: RouteSection,
         names: &[String],
         upstreams: &Upstreams,
+        rate: Option<RateLimit>,
     ) -> Option<Route> {
         let host = table
             .host
             .map(|host| self.named_host(&host, "the route's host", names));
-        if let Some(client) = table.client {
-            self.take(client.place, values::client(&client.value));
-        }
+        let identity = table.identity.as_ref().map(|identity| {
+            let first = identity.first();
+            first.map_or(table.place, |first| first.place)
+        });
         let route = Route {
             path: table.path.map_or_else(|| "/".to_owned(), |path| path.value),
             identity: self.identity(table.identity),
             upstream: self.upstream(table.upstream, table.place, upstreams),
             host: None,
+            policy: self.policy(table.policy, table.place, identity, rate),
         };
         match host {
             None => Some(route),

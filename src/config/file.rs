@@ -2,6 +2,7 @@
 
 use toml::de::DeTable;
 
+use super::file_policy::{LimitKeys, PolicyKeys};
 pub(crate) use super::file_upstream::UpstreamTable;
 use super::reader::{Notes, Section};
 use super::{Located, Mistake, Place};
@@ -29,6 +30,7 @@ pub(crate) struct GatewayTable {
     pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
     pub(crate) upstreams: Vec<UpstreamTable>,
     pub(crate) certificates: Vec<CertificateTable>,
+    pub(crate) limits: LimitKeys,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
 }
@@ -48,8 +50,8 @@ pub(crate) struct RouteTable {
     pub(crate) host: Option<Located<String>>,
     pub(crate) path: Option<Located<String>>,
     pub(crate) upstream: Option<Vec<Located<String>>>,
-    pub(crate) client: Option<Located<String>>,
     pub(crate) identity: Option<Vec<Located<String>>>,
+    pub(crate) policy: PolicyKeys,
 }
 
 /// `[[gateway.tcp]]`
@@ -87,6 +89,7 @@ impl GatewayTable {
             proxy_protocol_from: None,
             upstreams: Vec::new(),
             certificates: Vec::new(),
+            limits: LimitKeys::default(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
         }
@@ -150,6 +153,7 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
             .into_iter()
             .map(|section| certificate(section, notes))
             .collect(),
+        limits: LimitKeys::read(&mut section, notes),
         routes: section
             .sections("route", "[[gateway.route]]", notes)
             .into_iter()
@@ -171,8 +175,8 @@ fn route(mut section: Section<'_>, notes: &mut Notes<'_>) -> RouteTable {
         host: section.string("host", notes),
         path: section.string("path", notes),
         upstream: section.strings("upstream", notes),
-        client: section.string("client", notes),
         identity: section.strings("identity", notes),
+        policy: PolicyKeys::read(&mut section, notes),
     };
     section.finish(notes);
     table

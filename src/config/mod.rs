@@ -7,9 +7,11 @@ pub(crate) mod changes;
 mod check;
 mod check_certificate;
 mod check_gateway;
+mod check_policy;
 mod check_tcp;
 mod check_upstream;
 pub(crate) mod file;
+pub(crate) mod file_policy;
 mod file_upstream;
 mod pem_files;
 mod reader;
@@ -22,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway::{Route, TcpRoute};
+use gateway::{RateLimit, Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
 
@@ -60,6 +62,10 @@ pub(crate) struct GatewayConfig {
     pub(crate) max_staleness: Duration,
     /// Certificates of the server that others made, by what they are read from.
     pub(crate) certificates: Vec<CertificateFiles>,
+    /// Bounds on what one device or address may hold.
+    pub(crate) limits: GatewayLimits,
+    /// How often a device may send a request on routes that say nothing else.
+    pub(crate) rate: Option<RateLimit>,
     /// Empty only for `up`, which then adds its built-in upstream.
     pub(crate) routes: Vec<Route>,
     pub(crate) tcp_routes: Vec<TcpRoute>,
@@ -99,6 +105,27 @@ fn names_with(own: &[String], certificates: &[CertificateFiles]) -> Vec<String> 
         }
     }
     names
+}
+
+/// Bounds on what one device, or one address without a certificate, may hold at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GatewayLimits {
+    pub(crate) connections_per_device: usize,
+    pub(crate) requests_per_device: usize,
+    pub(crate) connections_per_address: usize,
+    pub(crate) requests_per_address: usize,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        let limits = gateway::Limits::default();
+        Self {
+            connections_per_device: limits.max_connections_per_device,
+            requests_per_device: limits.max_requests_per_device,
+            connections_per_address: limits.max_connections_per_address,
+            requests_per_address: limits.max_requests_per_address,
+        }
+    }
 }
 
 /// Something wrong with a configuration, where, and what to do.

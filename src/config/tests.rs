@@ -41,6 +41,10 @@ fn defaults() {
             path: "/".into(),
             upstream: gateway::Upstream::of(vec!["http://b".parse().expect("legal")]),
             identity: vec![gateway::IdentityHeader::DeviceId],
+            policy: gateway::RoutePolicy {
+                rate: gateway.rate,
+                ..gateway::RoutePolicy::default()
+            },
         }]
     );
 }
@@ -75,7 +79,7 @@ host = "elsewhere.example.com"
 upstream = "http://10.0.0.1:80"
 [[gateway.route]]
 path = "/v1"
-client = "anonymous"
+client = "anybody"
 upstream = []
 [[gateway.route]]
 path = "/v1"
@@ -94,12 +98,130 @@ identity = ["device-id", "XFCC"]
         "line 13: without_sni other is not a name of the server certificate; add it to names, which are: api.example.com",
         "line 15: the route's host elsewhere.example.com is not a name of the server certificate; add it to names, which are: api.example.com",
         "line 17: the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"",
-        "line 19: client = \"anonymous\" comes in a later version; write \"require\" or leave it out",
+        "line 19: client = \"anybody\" is not known; write \"require\", \"request\" or \"anonymous\", or leave it out, which is \"require\"",
         "line 21: this route has the same host and path as the route of line 17; list all its upstreams in one route",
         "line 23: the upstream \"https://10.0.0.1\" speaks TLS, so it needs roots: write a [[gateway.upstream]] with name, servers and roots, and its name here",
         "line 24: the identity form \"XFCC\" is not known; write \"device-id\", \"client-cert\", \"client-cert-chain\", \"xfcc\", \"nginx\", \"traefik\", \"aws-alb\", \"cloudflare\" or \"assertion\"",
     ];
     assert_eq!(judge(source).expect_err("many mistakes"), expected);
+}
+
+#[test]
+fn mistakes_of_policy() {
+    let source = r#"
+[ca]
+[gateway]
+rate = "fast"
+max_connections_per_device = 0
+[[gateway.route]]
+path = "/a"
+upstream = "http://10.0.0.1:80"
+groups = []
+[[gateway.route]]
+path = "/b"
+upstream = "http://10.0.0.1:80"
+groups = ["blue", "Blue", "blue"]
+max_head = "17KiB"
+max_body = "10"
+[[gateway.route]]
+path = "/c"
+upstream = "http://10.0.0.1:80"
+client = "request"
+groups = ["blue"]
+burst = 5
+[[gateway.route]]
+path = "/d"
+upstream = "http://10.0.0.1:80"
+client = "anonymous"
+identity = ["device-id"]
+rate = "unlimited"
+burst = 5
+[[gateway.route]]
+path = "/e"
+upstream = "http://10.0.0.1:80"
+rate = "5/s"
+burst = 1000001
+"#;
+    let expected = [
+        "line 4: rate = \"fast\": write how many requests in a second, minute or hour, such as \"50/s\", \"30/m\" or \"100/h\", of which there may be a million, or \"unlimited\"",
+        "line 5: max_connections_per_device must lie between 1 and 1000000",
+        "line 6: the route's groups are an empty list, which admits nobody; name a group, or leave groups out to admit every device",
+        "line 13: the group \"Blue\" is refused: it is not 1-64 characters of a-z 0-9 . _ - that start with a letter or a digit",
+        "line 13: the group \"blue\" is written twice",
+        "line 14: max_head may be 16384 bytes at most",
+        "line 15: max_body = \"10\": write a number and a unit, such as \"512B\", \"16KiB\" or \"10MiB\"",
+        "line 20: groups asks for a device, and client lets requests pass without one; write client = \"require\", or leave groups out",
+        "line 21: burst needs the route's own rate; write for example rate = \"50/s\"",
+        "line 26: a route with client = \"anonymous\" tells the upstream no identity; leave identity out",
+        "line 28: burst says nothing beside rate = \"unlimited\"",
+        "line 33: burst must lie between 1 and 1000000",
+    ];
+    assert_eq!(judge(source).expect_err("many mistakes"), expected);
+}
+
+#[test]
+fn policies() {
+    let source = r#"
+[ca]
+[gateway]
+rate = "10/s"
+max_requests_per_address = 7
+[[gateway.route]]
+path = "/a"
+upstream = "http://10.0.0.1:80"
+groups = ["blue", "green"]
+max_head = "8KiB"
+max_body = "1MiB"
+[[gateway.route]]
+path = "/b"
+upstream = "http://10.0.0.1:80"
+client = "anonymous"
+rate = "30/m"
+burst = 3
+[[gateway.route]]
+path = "/c"
+upstream = "http://10.0.0.1:80"
+client = "request"
+rate = "unlimited"
+"#;
+    let gateway = judge(source)
+        .expect("legal")
+        .gateway
+        .expect("its table is there");
+    assert_eq!(gateway.limits.requests_per_address, 7);
+    assert_eq!(gateway.limits.connections_per_device, 128);
+    let policies: Vec<_> = gateway.routes.iter().map(|route| &route.policy).collect();
+    let text = |policy: &gateway::RoutePolicy| {
+        let rate = policy.rate.map(|limit| (limit.rate.burst(), limit.scope));
+        let groups = policy.groups.as_ref().map(Vec::len);
+        (
+            policy.client,
+            groups,
+            policy.max_head,
+            policy.max_body,
+            rate,
+        )
+    };
+    use gateway::{ClientMode, RateScope};
+    let scope = |burst, scope| Some((burst, scope));
+    let expected = [
+        (
+            ClientMode::Require,
+            Some(2),
+            Some(8192),
+            Some(1 << 20),
+            scope(50, RateScope::Gateway),
+        ),
+        (
+            ClientMode::Anonymous,
+            None,
+            None,
+            None,
+            scope(3, RateScope::Route),
+        ),
+        (ClientMode::Request, None, None, None, None),
+    ];
+    assert_eq!(policies.into_iter().map(text).collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The grammars of single values. Each function returns the value, or the sentence that says what to write.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
-use gateway::{Http2, IdentityHeader, UpstreamAddress};
+use gateway::{ClientMode, Http2, IdentityHeader, UpstreamAddress};
+use identity::labels::Group;
 use identity::server_address::is_dns_name;
 
 /// A DNS name or IP address for the server certificate, in lower case.
@@ -113,18 +115,78 @@ pub(super) fn identity_form(text: &str) -> Result<IdentityHeader, String> {
     })
 }
 
-/// `client`, of which only one value exists so far.
-pub(super) fn client(text: &str) -> Result<(), String> {
+/// `client`
+pub(super) fn client(text: &str) -> Result<ClientMode, String> {
     match text {
-        "require" => Ok(()),
-        "request" | "anonymous" => Err(format!(
-            "client = {text:?} comes in a later version; write \"require\" or leave it out"
-        )),
+        "require" => Ok(ClientMode::Require),
+        "request" => Ok(ClientMode::Request),
+        "anonymous" => Ok(ClientMode::Anonymous),
         _ => Err(format!(
-            "client = {text:?} is not known; write \"require\" or leave it out"
+            "client = {text:?} is not known; write \"require\", \"request\" or \"anonymous\", or leave it out, which is \"require\""
         )),
     }
 }
+
+/// A group of devices.
+pub(super) fn group(text: &str) -> Result<Group, String> {
+    Group::parse(text).map_err(|error| format!("the group {text:?} is refused: {error}"))
+}
+
+/// `512B`, `16KiB`, `10MiB` or `1GiB`; a bare number is refused because its unit would be a guess.
+pub(super) fn size(key: &str, text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let unit = match &text[digits..] {
+        "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let number = text[..digits].parse::<u64>().ok();
+    number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .ok_or_else(|| {
+            format!("{key} = {text:?}: write a number and a unit, such as \"512B\", \"16KiB\" or \"10MiB\"")
+        })
+}
+
+/// `50/s`, `30/m` or `100/h` as a number and its seconds; `unlimited` as none.
+pub(super) fn rate(text: &str) -> Result<Option<(NonZeroU32, NonZeroU32)>, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    let seconds = |unit| match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(60 * 60),
+        _ => None,
+    };
+    let read = text.split_once('/').and_then(|(count, unit)| {
+        let is_number = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count = count
+            .parse()
+            .ok()
+            .filter(|count| is_number && *count <= FASTEST)?;
+        Some((NonZeroU32::new(count)?, NonZeroU32::new(seconds(unit)?)?))
+    });
+    read.map(Some).ok_or_else(|| {
+        format!(
+            "rate = {text:?}: write how many requests in a second, minute or hour, such as \"50/s\", \"30/m\" or \"100/h\", of which there may be a million, or \"unlimited\""
+        )
+    })
+}
+
+/// What comes in five seconds, and one at least.
+pub(super) fn default_burst(count: NonZeroU32, seconds: NonZeroU32) -> NonZeroU32 {
+    let burst = u64::from(count.get()) * 5 / u64::from(seconds.get());
+    let burst = u32::try_from(burst).unwrap_or(FASTEST).min(FASTEST);
+    NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN)
+}
+
+const FASTEST: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -165,6 +227,67 @@ mod tests {
             ("*.example", "a.other"),
         ] {
             assert!(!covers(name, host), "{name} {host}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(size("max_body", text).ok(), expected, "{text:?}");
+        };
+        check("512B", Some(512));
+        check("16KiB", Some(16_384));
+        check("10MiB", Some(10_485_760));
+        check("1GiB", Some(1 << 30));
+        check("0B", Some(0));
+        for refused in [
+            "",
+            "B",
+            "1",
+            "1KB",
+            "1 KiB",
+            "-1B",
+            "+1B",
+            "1kib",
+            "99999999999999999999B",
+            "18446744073709551615KiB",
+        ] {
+            check(refused, None);
+        }
+    }
+
+    #[test]
+    fn rates() {
+        let check = |text: &str, expected: Option<Option<(u32, u32, u32)>>| {
+            let read = rate(text).ok().map(|rate| {
+                rate.map(|(count, seconds)| {
+                    (
+                        count.get(),
+                        seconds.get(),
+                        default_burst(count, seconds).get(),
+                    )
+                })
+            });
+            assert_eq!(read, expected, "{text:?}");
+        };
+        check("200/s", Some(Some((200, 1, 1000))));
+        check("30/m", Some(Some((30, 60, 2))));
+        check("1/h", Some(Some((1, 3600, 1))));
+        check("1000000/s", Some(Some((1_000_000, 1, 1_000_000))));
+        check("unlimited", Some(None));
+        for refused in [
+            "",
+            "5",
+            "/s",
+            "0/s",
+            "5/d",
+            "5 /s",
+            "+5/s",
+            "-1/s",
+            "1000001/s",
+            "5/s/s",
+        ] {
+            check(refused, None);
         }
     }
 

@@ -389,8 +389,52 @@ fn values_out_of_range_or_of_no_use_are_refused() {
     }
     check_all(
         "client",
-        &["\"anonymous\"", "\"request\"", "\"Require\"", "\"none\""],
+        &["\"anonymus\"", "\"optional\"", "\"Require\"", "\"none\""],
     );
+    // What the route's other keys ask for needs a device.
+    for client in ["request", "anonymous"] {
+        let written = with_line(line("client"), &format!("client = \"{client}\""));
+        assert!(refused(written).contains("groups asks for a device"));
+    }
+    check_all(
+        "groups",
+        &["[\"Blue\"]", "[\"a b\"]", "[\"a\", \"a\"]", "\"-a\""],
+    );
+    check_all(
+        "rate",
+        &[
+            "\"200\"",
+            "\"0/s\"",
+            "\"-1/s\"",
+            "\"1/d\"",
+            "\"9999999/s\"",
+            "\"off\"",
+            "200",
+        ],
+    );
+    check_all("burst", &["0", "-1", "1000001", "99999999999999999999"]);
+    check_all(
+        "max_head",
+        &["\"17KiB\"", "\"8\"", "\"8KB\"", "\"-8KiB\"", "8"],
+    );
+    check_all(
+        "max_body",
+        &[
+            "\"10\"",
+            "\"10M\"",
+            "\"1.5MiB\"",
+            "\"99999999999GiB\"",
+            "10",
+        ],
+    );
+    for key in [
+        "max_connections_per_device",
+        "max_requests_per_device",
+        "max_connections_per_address",
+        "max_requests_per_address",
+    ] {
+        check_all(key, &["0", "-1", "1000001", "99999999999999999999"]);
+    }
     check_all(
         "identity",
         &[

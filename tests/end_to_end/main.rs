@@ -27,6 +27,7 @@ mod no_port_lets_a_stranger_in;
 mod no_revocation_slips_between_entering_and_reading;
 mod nobody_is_locked_out_by_a_device_that_holds_connections;
 mod revocation_ends_every_kind_of_connection;
+mod routes_ask_for_groups_and_certificates;
 mod secrets_stay_where_they_were_made;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;

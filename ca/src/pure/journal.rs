@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use identity::{DeviceId, Fingerprint, Index, Status, Timestamp};
+use identity::{Class, DeviceId, DeviceLabels, Fingerprint, Index, Status, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Who did something.
@@ -46,6 +46,10 @@ pub enum Action {
     DeviceRestored,
     /// A device was replaced: its id may be enrolled again.
     DeviceReplaced,
+    /// A device's groups or labels were changed.
+    DeviceLabelled,
+    /// A certificate got its device's new class as a consequence.
+    ClassChanged,
 }
 
 impl Action {
@@ -59,6 +63,8 @@ impl Action {
             Self::DeviceSuspended => "device-suspended",
             Self::DeviceRestored => "device-restored",
             Self::DeviceReplaced => "device-replaced",
+            Self::DeviceLabelled => "device-labelled",
+            Self::ClassChanged => "class-changed",
         }
     }
 
@@ -72,6 +78,8 @@ impl Action {
             Self::DeviceSuspended,
             Self::DeviceRestored,
             Self::DeviceReplaced,
+            Self::DeviceLabelled,
+            Self::ClassChanged,
         ]
         .into_iter()
         .find(|action| action.as_str() == text)
@@ -99,6 +107,35 @@ pub struct Entry {
     pub certificate: Option<Fingerprint>,
     /// Why, in the words of whoever did it.
     pub reason: Option<String>,
+    /// All groups and labels of the device from now on, where they were changed.
+    pub labelled: Option<Labelled>,
+}
+
+/// What a device's groups and labels are, and the class that stands for the groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labelled {
+    /// The class; 0 if there are no groups, and only then.
+    pub class: Class,
+    /// The groups and labels.
+    pub labels: DeviceLabels,
+}
+
+impl Labelled {
+    /// The one text of it: the class's number, a space, and the text of the labels.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{} {}", self.class.0, self.labels.to_text())
+    }
+
+    /// Reads [`Self::to_text`]; any other text of the same is refused.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let (number, labels) = text.split_once(' ')?;
+        let read = Self {
+            class: Class(number.parse().ok()?),
+            labels: DeviceLabels::from_text(labels)?,
+        };
+        let sound = (read.class == Class::default()) == read.labels.groups.is_empty();
+        (sound && read.to_text() == text).then_some(read)
+    }
 }
 
 impl Entry {
@@ -137,6 +174,10 @@ impl Entry {
                 .map(|certificate| certificate.0.as_slice()),
         );
         field(self.reason.as_deref().map(str::as_bytes));
+        // A field more, where there is one: the number of fields is told by the lengths.
+        if let Some(labelled) = &self.labelled {
+            field(Some(labelled.to_text().as_bytes()));
+        }
         let mut hash = [0; 32];
         hash.copy_from_slice(context.finish().as_ref());
         Fingerprint(hash)
@@ -185,6 +226,7 @@ mod tests {
             status: Some(Status::Pending),
             certificate: Some(Fingerprint([9; 32])),
             reason: None,
+            labelled: None,
         }
     }
 
@@ -193,6 +235,26 @@ mod tests {
             .iter()
             .try_fold(Head::START, |head, (entry, hash)| head.advance(entry, hash))
             .is_some()
+    }
+
+    #[test]
+    fn what_a_device_is_labelled_has_one_text() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(Labelled::from_text(text).is_some(), expected, "{text}");
+        };
+        check(r#"3 {"groups":["a"],"labels":{}}"#, true);
+        check(r#"0 {"groups":[],"labels":{"k":"v"}}"#, true);
+        for other in [
+            r#"0 {"groups":["a"],"labels":{}}"#,
+            r#"3 {"groups":[],"labels":{}}"#,
+            r#"03 {"groups":["a"],"labels":{}}"#,
+            r#"+3 {"groups":["a"],"labels":{}}"#,
+            r#"65536 {"groups":["a"],"labels":{}}"#,
+            r#"3  {"groups":["a"],"labels":{}}"#,
+            r#"{"groups":["a"],"labels":{}}"#,
+        ] {
+            check(other, false);
+        }
     }
 
     #[test]
@@ -215,7 +277,7 @@ mod tests {
         reordered.swap(1, 2);
         assert!(!accepts(&reordered));
 
-        let alterations: [fn(&mut Entry); 9] = [
+        let alterations: [fn(&mut Entry); 10] = [
             |e| e.seq += 1,
             |e| e.at.0 += 1,
             |e| e.actor.push('1'),
@@ -225,6 +287,7 @@ mod tests {
             |e| e.status = Some(Status::Active),
             |e| e.certificate = Some(Fingerprint([8; 32])),
             |e| e.reason = Some(String::new()),
+            |e| e.labelled = Some(Labelled::default()),
         ];
         for alter in alterations {
             let mut altered = chain.clone();

@@ -91,21 +91,41 @@ impl SealKey {
         put(&[row.status.code()]);
         put(&row.class.0.to_be_bytes());
         put(&[u8::from(row.of_device)]);
-        let hash = digest(&SHA256, &input);
-        let mut term = [0; 4];
-        for (lane, bytes) in term.iter_mut().zip(hash.as_ref().chunks_exact(8)) {
-            let mut word = [0; 8];
-            word.copy_from_slice(bytes);
-            *lane = u64::from_be_bytes(word);
-        }
-        term
+        lanes(&input)
     }
+
+    /// The term of a class's definition. No row's input has this length, so none has this hash.
+    fn class_term(&self, class: Class, members: &str) -> [u64; 4] {
+        let mut input = [0; 32 + 2 + 32];
+        input[..32].copy_from_slice(&self.rows);
+        input[32..34].copy_from_slice(&class.0.to_be_bytes());
+        input[34..].copy_from_slice(&Fingerprint::of(members.as_bytes()).0);
+        lanes(&input)
+    }
+}
+
+fn lanes(input: &[u8]) -> [u64; 4] {
+    let hash = digest(&SHA256, input);
+    let mut term = [0; 4];
+    for (lane, bytes) in term.iter_mut().zip(hash.as_ref().chunks_exact(8)) {
+        let mut word = [0; 8];
+        word.copy_from_slice(bytes);
+        *lane = u64::from_be_bytes(word);
+    }
+    term
 }
 
 impl Sum {
     /// With one row more.
     pub(crate) fn add(&mut self, key: &SealKey, row: &Row) {
         for (lane, term) in self.0.iter_mut().zip(key.term(row)) {
+            *lane = lane.wrapping_add(term);
+        }
+    }
+
+    /// With the definition of a class: what its certificates' groups are.
+    pub(crate) fn add_class(&mut self, key: &SealKey, class: Class, members: &str) {
+        for (lane, term) in self.0.iter_mut().zip(key.class_term(class, members)) {
             *lane = lane.wrapping_add(term);
         }
     }
@@ -193,6 +213,20 @@ mod tests {
             sum(&key, &[row(1)]),
             sum(&SealKey::derive(b"other"), &[row(1)])
         );
+    }
+
+    #[test]
+    fn what_a_class_stands_for_counts() {
+        let key = SealKey::derive(b"secret");
+        let with = |class, members| {
+            let mut sum = sum(&key, &[row(1)]);
+            sum.add_class(&key, Class(class), members);
+            sum
+        };
+        assert_eq!(with(4, "blue"), with(4, "blue"));
+        assert_ne!(with(4, "blue"), sum(&key, &[row(1)]));
+        assert_ne!(with(4, "blue"), with(4, "blue,green"));
+        assert_ne!(with(4, "blue"), with(5, "blue"));
     }
 
     #[test]

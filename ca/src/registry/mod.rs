@@ -12,6 +12,7 @@ mod operation;
 mod read;
 mod records;
 mod schema;
+mod told;
 mod values;
 mod witness;
 mod writer;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::feed::Sighting;
-use identity::{DeviceId, Fingerprint, Index, Name, Serial, SpiffeId, Timestamp};
+use identity::labels::LabelChangeError;
+use identity::{DeviceId, Fingerprint, Index, LabelChange, Name, Serial, SpiffeId, Timestamp};
 
 use crate::pure::csr::VerifiedCsr;
 use crate::pure::enroll::{Refusal, Requester};
@@ -34,7 +35,9 @@ impl Request {
                 Owner::Device { .. } => false,
             },
             Operation::LeaseIndexes { .. } | Operation::StartCrl => true,
-            Operation::CreateToken { .. } | Operation::Sighted(_) => false,
+            Operation::CreateToken { .. }
+            | Operation::LabelDevice { .. }
+            | Operation::Sighted(_) => false,
         }
     }
 }
@@ -53,6 +56,12 @@ pub(crate) enum Operation {
     ChangeDevice {
         device: DeviceId,
         change: DeviceChange,
+        reason: Option<String>,
+    },
+    /// What an operator says about a device.
+    LabelDevice {
+        device: DeviceId,
+        change: LabelChange,
         reason: Option<String>,
     },
     /// A gateway saw a device.
@@ -172,4 +181,12 @@ pub enum Rejection {
     /// The device is suspended.
     #[error("{0} is suspended; `keybound device restore {0}` lets it go on")]
     DeviceSuspended(DeviceId),
+    /// Its groups and labels cannot be changed so.
+    #[error("{0}")]
+    Labels(LabelChangeError),
+    /// There are as many different sets of groups as there can be.
+    #[error(
+        "65535 different sets of groups were used already, and there can be no more; put the device in groups that another one is in"
+    )]
+    NoClassLeft,
 }

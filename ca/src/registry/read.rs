@@ -1,9 +1,13 @@
 //! Queries. Each sees one state of the database.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 
-use identity::feed::{Batch, StatusChange};
-use identity::{DeviceId, Fingerprint, Index, Serial, Status, Timestamp};
+use identity::feed::{Batch, ClassDefinition, StatusChange};
+use identity::{
+    Class, DeviceId, DeviceLabels, Fingerprint, Group, Index, LabelValue, Serial, Status, Tag,
+    Timestamp,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
@@ -12,7 +16,7 @@ use super::records::{
 };
 use super::values::{self, ENTRY_COLUMNS, integer};
 use crate::pure::enroll::{CertificateFacts, Facts, Requester, TokenFacts};
-use crate::pure::journal::Entry;
+use crate::pure::journal::{Entry, Labelled};
 use crate::pure::seal::{self, SealKey, Sum};
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
@@ -117,7 +121,8 @@ pub(super) fn head(connection: &Connection) -> Result<u64> {
 }
 
 pub(super) fn changes_after(connection: &Connection, after: u64, limit: usize) -> Result<Batch> {
-    let mut statement = connection.prepare_cached(
+    let transaction = connection.unchecked_transaction()?;
+    let mut statement = transaction.prepare_cached(
         "SELECT j.seq, c.idx, c.sha256, c.tbs_sha256, j.status, c.class
          FROM journal j LEFT JOIN certificate c ON c.idx = j.idx AND c.device IS NOT NULL
          WHERE j.seq > ?1 ORDER BY j.seq LIMIT ?2",
@@ -126,6 +131,7 @@ pub(super) fn changes_after(connection: &Connection, after: u64, limit: usize) -
     let mut batch = Batch {
         after,
         upto: after,
+        classes: Vec::new(),
         changes: Vec::new(),
     };
     while let Some(row) = rows.next()? {
@@ -144,7 +150,26 @@ pub(super) fn changes_after(connection: &Connection, after: u64, limit: usize) -
             });
         }
     }
+    batch.classes = definitions(&transaction, &batch.changes, &mut HashSet::new())?;
     Ok(batch)
+}
+
+/// What the classes of these changes stand for, except those in `told`, which grows.
+fn definitions(
+    connection: &Connection,
+    changes: &[StatusChange],
+    told: &mut HashSet<Class>,
+) -> Result<Vec<ClassDefinition>> {
+    let mut definitions = Vec::new();
+    for class in changes.iter().map(|change| change.class) {
+        if class != Class::default() && told.insert(class) {
+            let groups = connection
+                .prepare_cached("SELECT members FROM class WHERE number = ?1")?
+                .query_row([class.0], |row| values::groups(row, 0))?;
+            definitions.push(ClassDefinition { class, groups });
+        }
+    }
+    Ok(definitions)
 }
 
 pub(super) fn snapshot(
@@ -161,13 +186,15 @@ pub(super) fn snapshot(
     )?;
     let mut rows = statement.query([integer(ending_after.0)])?;
     let mut changes = Vec::new();
-    let send = |changes: Vec<StatusChange>| {
+    let mut told = HashSet::new();
+    let mut send = |changes: Vec<StatusChange>| {
         let batch = Batch {
             after: 0,
             upto: head,
+            classes: definitions(&transaction, &changes, &mut told)?,
             changes,
         };
-        batches.blocking_send(batch).is_ok()
+        Ok::<_, rusqlite::Error>(batches.blocking_send(batch).is_ok())
     };
     while let Some(row) = rows.next()? {
         changes.push(StatusChange {
@@ -178,11 +205,11 @@ pub(super) fn snapshot(
             status: values::status(row, 3)?,
             class: values::class(row, 4)?,
         });
-        if changes.len() == SNAPSHOT_BATCH && !send(std::mem::take(&mut changes)) {
+        if changes.len() == SNAPSHOT_BATCH && !send(std::mem::take(&mut changes))? {
             return Ok(head);
         }
     }
-    send(changes);
+    send(changes)?;
     Ok(head)
 }
 
@@ -218,6 +245,36 @@ pub(super) fn sum(
     Ok(sum)
 }
 
+/// Adds what every class stands for.
+pub(super) fn add_classes(connection: &Connection, key: &SealKey, sum: &mut Sum) -> Result<()> {
+    let mut statement = connection.prepare("SELECT number, members FROM class")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        sum.add_class(key, values::class(row, 0)?, &row.get::<_, String>(1)?);
+    }
+    Ok(())
+}
+
+/// A device's groups and labels, and its class.
+pub(super) fn labelled(connection: &Connection, number: i64) -> Result<Labelled> {
+    let (class, groups) = connection
+        .prepare_cached(
+            "SELECT d.class, c.members FROM device d LEFT JOIN class c ON c.number = d.class
+             WHERE d.number = ?1",
+        )?
+        .query_row([number], |row| {
+            Ok((values::class(row, 0)?, values::groups(row, 1)?))
+        })?;
+    let labels: BTreeMap<Tag, LabelValue> = connection
+        .prepare_cached("SELECT key, value FROM label WHERE device = ?1")?
+        .query_map([number], |row| values::label(row, 0, 1))?
+        .collect::<Result<_>>()?;
+    Ok(Labelled {
+        class,
+        labels: DeviceLabels { groups, labels },
+    })
+}
+
 /// An index with about as many certificates before it as from it on.
 pub(super) fn middle_of_certificates(connection: &Connection) -> Result<i64> {
     connection.query_row(
@@ -244,6 +301,7 @@ pub(super) fn device(connection: &Connection, folded: &str) -> Result<Option<Dev
                 last_seen_at: values::optional(row, 4, values::timestamp)?,
                 last_seen_address: row.get(5)?,
                 open_tokens: values::unsigned(row, 6)?,
+                labels: DeviceLabels::default(),
                 certificates: Vec::new(),
             };
             Ok((row.get::<_, i64>(0)?, record))
@@ -252,6 +310,7 @@ pub(super) fn device(connection: &Connection, folded: &str) -> Result<Option<Dev
     let Some((number, mut record)) = found else {
         return Ok(None);
     };
+    record.labels = labelled(&transaction, number)?.labels;
     let sql = format!("{CERTIFICATE_QUERY} WHERE c.device = ?1 ORDER BY c.issued_seq DESC");
     record.certificates = transaction
         .prepare_cached(&sql)?
@@ -272,12 +331,14 @@ pub(super) fn devices(connection: &Connection, filter: &DeviceFilter) -> Result<
         .map(DeviceId::folded)
         .unwrap_or_default();
     let mut statement = connection.prepare_cached(
-        "SELECT d.id, d.standing, d.created_at, d.last_seen_at, d.last_seen_address, c.status, c.not_after
-         FROM device d LEFT JOIN certificate c ON c.idx =
+        "SELECT d.id, d.standing, d.created_at, d.last_seen_at, d.last_seen_address, c.status, c.not_after,
+                s.members
+         FROM device d LEFT JOIN class s ON s.number = d.class LEFT JOIN certificate c ON c.idx =
               (SELECT n.idx FROM certificate n WHERE n.device = d.number
                ORDER BY n.issued_seq DESC LIMIT 1)
          WHERE d.folded > ?1 AND substr(d.folded, 1, length(?2)) = ?2
            AND (?3 IS NULL OR d.standing = ?3)
+           AND (?5 IS NULL OR instr(',' || s.members || ',', ',' || ?5 || ',') > 0)
          ORDER BY d.folded LIMIT ?4",
     )?;
     let mut devices: Vec<DeviceSummary> = statement
@@ -286,7 +347,8 @@ pub(super) fn devices(connection: &Connection, filter: &DeviceFilter) -> Result<
                 after,
                 prefix,
                 filter.standing.map(values::standing_code),
-                integer(filter.limit as u64 + 1)
+                integer(filter.limit as u64 + 1),
+                filter.group.as_ref().map(Group::as_str),
             ],
             |row| {
                 let status = values::optional(row, 5, values::status)?;
@@ -298,6 +360,7 @@ pub(super) fn devices(connection: &Connection, filter: &DeviceFilter) -> Result<
                     last_seen_at: values::optional(row, 3, values::timestamp)?,
                     last_seen_address: row.get(4)?,
                     newest: status.zip(not_after),
+                    groups: values::groups(row, 7)?,
                 })
             },
         )?

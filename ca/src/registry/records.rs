@@ -1,6 +1,8 @@
 //! What the registry tells about devices and certificates.
 
-use identity::{DeviceId, Fingerprint, Index, Serial, Status, Timestamp};
+use std::collections::BTreeSet;
+
+use identity::{DeviceId, DeviceLabels, Fingerprint, Group, Index, Serial, Status, Timestamp};
 
 use crate::pure::enroll::Standing;
 
@@ -17,6 +19,8 @@ pub struct DeviceRecord {
     pub last_seen_at: Option<Timestamp>,
     /// From where.
     pub last_seen_address: Option<String>,
+    /// Its groups and labels.
+    pub labels: DeviceLabels,
     /// Tokens that could still be used, were time standing still.
     pub open_tokens: u64,
     /// Its certificates, newest first.
@@ -36,6 +40,8 @@ pub struct DeviceSummary {
     pub last_seen_at: Option<Timestamp>,
     /// From where.
     pub last_seen_address: Option<String>,
+    /// The groups that it is in.
+    pub groups: BTreeSet<Group>,
     /// The status and end of its newest certificate.
     pub newest: Option<(Status, Timestamp)>,
 }
@@ -70,6 +76,8 @@ pub struct CertificateRecord {
 pub struct DeviceFilter {
     /// Only devices in this standing.
     pub standing: Option<Standing>,
+    /// Only devices in this group.
+    pub group: Option<Group>,
     /// Only devices whose id starts so, in any case.
     pub prefix: Option<String>,
     /// Continue after this id: the last of the previous page.

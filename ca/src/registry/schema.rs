@@ -1,22 +1,20 @@
 //! The database file: making it, opening it, bringing it up to date, and distrusting it.
 
-use std::collections::{HashMap, hash_map};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use identity::{Fingerprint, Index, Status, TrustDomain};
+use identity::{Fingerprint, TrustDomain};
 use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{derived, read, values, witness};
-use crate::pure::enroll::Standing;
-use crate::pure::journal::{Action, Entry, Head};
+use super::{derived, read, told, values, witness};
+use crate::pure::journal::Head;
 use crate::pure::seal::{SealKey, Sum};
 use crate::pure::witness::Witness;
 
 /// Migrations, oldest first. A released one is never changed; the next one is added.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// Why the registry cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +207,7 @@ pub(super) fn check(connection: &Connection) -> Result<(), RegistryFault> {
             let transaction = reader.unchecked_transaction()?;
             derived::check(&transaction, &trust_domain(&transaction)?)
         });
-        follow(connection)?.compare(connection)?;
+        told::check(connection)?;
         derived.join().unwrap_or(Err(RegistryFault::Unfinished))
     })
 }
@@ -269,7 +267,7 @@ fn hash_of_entry(
         .optional()
 }
 
-/// The sum over all certificates. Devices wait for it: two threads read one half each.
+/// The sum over all certificates and classes. Devices wait for it: two threads read one half each.
 fn sum(path: &Path, connection: &Connection, key: &SealKey) -> Result<Sum, rusqlite::Error> {
     let middle = read::middle_of_certificates(connection)?;
     std::thread::scope(|scope| {
@@ -278,107 +276,9 @@ fn sum(path: &Path, connection: &Connection, key: &SealKey) -> Result<Sum, rusql
         // The other half panics where this one would have.
         let upper = upper.join().unwrap_or(Err(rusqlite::Error::InvalidQuery))?;
         sum.join(&upper);
+        read::add_classes(connection, key, &mut sum)?;
         Ok(sum)
     })
-}
-
-/// Follows the journal from the first entry to the last.
-fn follow(connection: &Connection) -> Result<Told, RegistryFault> {
-    let sql = format!("SELECT {} FROM journal ORDER BY seq", values::ENTRY_COLUMNS);
-    let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query([])?;
-    let mut head = Head::START;
-    let mut told = Told::default();
-    while let Some(row) = rows.next()? {
-        let journal = RegistryFault::Journal { after: head.seq };
-        let Ok((entry, hash)) = values::entry(row) else {
-            return Err(journal);
-        };
-        head = head.advance(&entry, &hash).ok_or(journal)?;
-        told.follow(&entry);
-    }
-    Ok(told)
-}
-
-/// What the journal tells: the last word on every certificate, and on every device that there is one on.
-#[derive(Default)]
-struct Told {
-    certificates: HashMap<Index, Certificate>,
-    standings: HashMap<String, Standing>,
-}
-
-#[derive(PartialEq, Eq)]
-struct Certificate {
-    status: Status,
-    /// Where a suspended one returns to.
-    resume: Option<Status>,
-    sha256: Option<Fingerprint>,
-}
-
-impl Told {
-    fn follow(&mut self, entry: &Entry) {
-        if let (Some(index), Some(status)) = (entry.index, entry.status) {
-            match self.certificates.entry(index) {
-                hash_map::Entry::Vacant(vacant) => {
-                    vacant.insert(Certificate {
-                        status,
-                        resume: None,
-                        sha256: entry.certificate,
-                    });
-                }
-                hash_map::Entry::Occupied(mut known) => {
-                    let known = known.get_mut();
-                    known.resume = (status == Status::Suspended).then_some(known.status);
-                    known.status = status;
-                }
-            }
-        }
-        let standing = match entry.action {
-            Action::DeviceRevoked => Standing::Revoked,
-            Action::DeviceSuspended => Standing::Suspended,
-            Action::DeviceRestored | Action::DeviceReplaced => Standing::Good,
-            Action::TokenCreated | Action::CertificateIssued | Action::StatusChanged => return,
-        };
-        self.standings
-            .insert(entry.subject.to_ascii_lowercase(), standing);
-    }
-
-    fn compare(&self, connection: &Connection) -> Result<(), RegistryFault> {
-        let mut found = 0;
-        let mut statement =
-            connection.prepare("SELECT idx, status, resume_status, sha256 FROM certificate")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let index = values::index(row, 0)?;
-            let recorded = Certificate {
-                status: values::status(row, 1)?,
-                resume: values::optional(row, 2, values::status)?,
-                sha256: Some(values::fingerprint(row, 3)?),
-            };
-            if self.certificates.get(&index) != Some(&recorded) {
-                return Err(RegistryFault::Contradiction(format!("certificate {index}")));
-            }
-            found += 1;
-        }
-        if found != self.certificates.len() {
-            return Err(RegistryFault::Contradiction("a missing certificate".into()));
-        }
-        let mut found = 0;
-        let mut statement = connection.prepare("SELECT folded, standing FROM device")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let folded: String = row.get(0)?;
-            let told = self.standings.get(&folded);
-            if told.copied().unwrap_or(Standing::Good) != values::standing(row, 1)? {
-                return Err(RegistryFault::Contradiction(format!("device {folded}")));
-            }
-            found += usize::from(told.is_some());
-        }
-        if found != self.standings.len() {
-            return Err(RegistryFault::Contradiction("a missing device".into()));
-        }
-        Ok(())
-    }
 }
 
 fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {

@@ -1,11 +1,15 @@
 //! Between the columns of the database and the values of the domain.
 
-use identity::{Class, DeviceId, Fingerprint, Index, Serial, Status, Timestamp};
+use std::collections::BTreeSet;
+
+use identity::{
+    Class, DeviceId, Fingerprint, Group, Index, LabelValue, Serial, Status, Tag, Timestamp,
+};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
 use crate::pure::enroll::Standing;
-use crate::pure::journal::{Action, Entry};
+use crate::pure::journal::{Action, Entry, Labelled};
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
 
@@ -66,6 +70,40 @@ pub(super) fn class(row: &Row<'_>, column: usize) -> Result<Class> {
     row.get(column).map(Class)
 }
 
+/// Groups as they are stored: in their order, with commas between them.
+pub(super) fn members(groups: &BTreeSet<Group>) -> String {
+    let groups: Vec<&str> = groups.iter().map(Group::as_str).collect();
+    groups.join(",")
+}
+
+/// The groups that are stored so; none if there is no text.
+pub(super) fn groups(row: &Row<'_>, column: usize) -> Result<BTreeSet<Group>> {
+    let Some(text) = row.get::<_, Option<String>>(column)? else {
+        return Ok(BTreeSet::new());
+    };
+    let read: std::result::Result<BTreeSet<Group>, _> = text.split(',').map(Group::parse).collect();
+    match read {
+        Ok(groups) if members(&groups) == text => Ok(groups),
+        Ok(_) => Err(damaged(column, Type::Text, "no set of groups")),
+        Err(error) => Err(damaged(column, Type::Text, error)),
+    }
+}
+
+pub(super) fn label(row: &Row<'_>, key: usize, value: usize) -> Result<(Tag, LabelValue)> {
+    let text: String = row.get(key)?;
+    let label_key = Tag::parse(&text).map_err(|error| damaged(key, Type::Text, error))?;
+    let text: String = row.get(value)?;
+    let label_value =
+        LabelValue::parse(&text).map_err(|error| damaged(value, Type::Text, error))?;
+    Ok((label_key, label_value))
+}
+
+fn labelled(row: &Row<'_>, column: usize) -> Result<Labelled> {
+    let text: String = row.get(column)?;
+    Labelled::from_text(&text)
+        .ok_or_else(|| damaged(column, Type::Text, "no groups and labels of a device"))
+}
+
 pub(super) fn device_id(row: &Row<'_>, column: usize) -> Result<DeviceId> {
     let text: String = row.get(column)?;
     DeviceId::parse(&text).map_err(|error| damaged(column, Type::Text, error))
@@ -90,7 +128,7 @@ pub(super) fn standing_code(standing: Standing) -> i64 {
 
 /// The columns that [`entry`] reads, in its order.
 pub(super) const ENTRY_COLUMNS: &str =
-    "seq, at, actor, action, subject, idx, status, certificate, reason, hash";
+    "seq, at, actor, action, subject, idx, status, certificate, reason, labels, hash";
 
 /// A journal entry and the hash beside it.
 pub(super) fn entry(row: &Row<'_>) -> Result<(Entry, Fingerprint)> {
@@ -106,8 +144,13 @@ pub(super) fn entry(row: &Row<'_>) -> Result<(Entry, Fingerprint)> {
         status: optional(row, 6, assigned_status)?,
         certificate: optional(row, 7, fingerprint)?,
         reason: row.get(8)?,
+        labelled: optional(row, 9, labelled)?,
     };
-    Ok((entry, fingerprint(row, 9)?))
+    // Each of the two says that the other is there.
+    if (entry.action == Action::DeviceLabelled) != entry.labelled.is_some() {
+        return Err(damaged(9, Type::Text, "labels of another action"));
+    }
+    Ok((entry, fingerprint(row, 10)?))
 }
 
 fn damaged(
@@ -132,13 +175,18 @@ mod tests {
             assert_eq!(read.is_ok(), expected, "{row}");
         };
         let hash = "zeroblob(32)";
-        let rest = format!("NULL, NULL, {hash}");
+        let rest = format!("NULL, NULL, NULL, {hash}");
         check(
             &format!("1, 2, 'a', 'status-changed', 'b', 3, 0, {rest}"),
             true,
         );
         check(
             &format!("1, 2, 'a', 'status-changed', 'b', 3, 7, {rest}"),
+            true,
+        );
+        let labels = r#"'1 {"groups":["a"],"labels":{}}'"#;
+        check(
+            &format!("1, 2, 'a', 'device-labelled', 'b', NULL, NULL, NULL, NULL, {labels}, {hash}"),
             true,
         );
         for altered in [
@@ -149,7 +197,9 @@ mod tests {
             format!("1, 2, x'61', 'status-changed', 'b', 3, 7, {rest}"),
             format!("1, 2, 'a', 'Status-changed', 'b', 3, 7, {rest}"),
             format!("1, 2, 'a', 'status-changed', 'b', '3', 7, {rest}"),
-            "1, 2, 'a', 'status-changed', 'b', 3, 7, NULL, NULL, zeroblob(31)".to_owned(),
+            "1, 2, 'a', 'status-changed', 'b', 3, 7, NULL, NULL, NULL, zeroblob(31)".to_owned(),
+            format!("1, 2, 'a', 'device-labelled', 'b', NULL, NULL, {rest}"),
+            format!("1, 2, 'a', 'status-changed', 'b', 3, 7, NULL, NULL, {labels}, {hash}"),
         ] {
             check(&altered, false);
         }

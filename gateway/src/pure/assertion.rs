@@ -148,6 +148,7 @@ mod tests {
                 "http://127.0.0.1:1".parse().expect("an address"),
             ]),
             identity: vec![],
+            policy: crate::RoutePolicy::default(),
         };
         assert_eq!(audience(&route), "https://api.example.com/v1/");
         route.host = None;

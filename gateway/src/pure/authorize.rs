@@ -1,10 +1,15 @@
 //! The decision on one request: who may have it forwarded, and where to.
 
-use identity::{ReadError, Status, Timestamp};
+use std::sync::Arc;
 
+use identity::feed::ClassDefinition;
+use identity::{Class, ReadError, Status, Timestamp};
+
+use super::classes::{ClassSet, Classes, is_any_of};
 use super::host::Host;
 use super::path::PathFault;
-use super::route::{Route, RouteTable};
+use super::route::{LimitId, Placed, Route, RouteTable};
+use super::route_policy::ClientMode;
 use super::tcp_route::{TcpRoute, TcpRouteTable};
 use crate::peer::{Credential, Issued, Peer};
 
@@ -21,6 +26,88 @@ pub struct Snapshot {
     pub without_sni: Vec<String>,
 }
 
+impl Snapshot {
+    /// The server names with which a client may go without a certificate, because some route that it can reach lets
+    /// requests pass so: in lower case, without a dot at the end; `*.` stands for one label. Without a name, it may not.
+    pub fn names_without_certificate(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for placed in self.routes.all() {
+            let admits = match placed.route.policy.client {
+                ClientMode::Require => false,
+                ClientMode::Request | ClientMode::Anonymous => true,
+            };
+            let reached = match &placed.route.host {
+                _ if !admits => &[],
+                Some(host) => std::slice::from_ref(host),
+                None => &self.server_names[..],
+            };
+            for name in reached {
+                let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                if !names.contains(&name) && self.tcp_routes.find(&name).is_none() {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    fn serves(&self, host: &Host<'_>) -> bool {
+        self.server_names.iter().any(|name| names(name, host))
+    }
+}
+
+/// A snapshot, and which classes each of its routes admits. Made anew when routes or classes change.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    snapshot: Arc<Snapshot>,
+    /// By the route's number; `None` where groups do not matter.
+    admitted: Box<[Option<ClassSet>]>,
+}
+
+impl View {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, classes: &Classes) -> Self {
+        let mut admitted = vec![None; snapshot.routes.len()];
+        for placed in snapshot.routes.all() {
+            let groups = placed.route.policy.groups.as_deref();
+            admitted[placed.number] = groups.map(|groups| classes.in_any_of(groups));
+        }
+        Self {
+            snapshot,
+            admitted: admitted.into(),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The same with classes that were not known; what is known already is not looked at again.
+    pub(crate) fn extended(&self, definitions: &[&ClassDefinition]) -> Self {
+        let mut admitted = self.admitted.clone();
+        for placed in self.snapshot.routes.all() {
+            let groups = placed.route.policy.groups.as_deref();
+            if let (Some(groups), Some(set)) = (groups, &mut admitted[placed.number]) {
+                for definition in definitions {
+                    set.set(definition.class, is_any_of(groups, &definition.groups));
+                }
+            }
+        }
+        Self {
+            snapshot: Arc::clone(&self.snapshot),
+            admitted,
+        }
+    }
+
+    /// Nobody without a class is in a group.
+    fn admits(&self, placed: &Placed, class: Option<Class>) -> bool {
+        match self.admitted.get(placed.number) {
+            Some(None) => true,
+            Some(Some(admitted)) => class.is_some_and(|class| admitted.contains(class)),
+            None => false,
+        }
+    }
+}
+
 /// What a request asks for, as far as the decision needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
@@ -35,6 +122,8 @@ pub(crate) struct Asked<'a> {
 pub(crate) struct Standing {
     /// The status in the table.
     pub(crate) status: Status,
+    /// The class in the table: the groups that the device is in.
+    pub(crate) class: Class,
     /// Whether the table is recent enough to let anybody pass.
     pub(crate) fresh: bool,
     /// Whether the certificate was retired while this connection was open, which may finish its work.
@@ -44,19 +133,24 @@ pub(crate) struct Standing {
 /// The proof that a request may be forwarded. Only [`authorize`] makes one.
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
-    device: &'a Issued,
-    route: &'a Route,
+    device: Option<&'a Issued>,
+    placed: &'a Placed,
 }
 
 impl<'a> Permit<'a> {
-    /// Whose request it is.
-    pub(crate) fn device(&self) -> &'a Issued {
+    /// Whose request it is; `None` if it passes without identity.
+    pub(crate) fn device(&self) -> Option<&'a Issued> {
         self.device
     }
 
     /// The route that it takes.
     pub(crate) fn route(&self) -> &'a Route {
-        self.route
+        &self.placed.route
+    }
+
+    /// The route's own limit on requests.
+    pub(crate) fn limit(&self) -> LimitId {
+        self.placed.limit
     }
 }
 
@@ -108,28 +202,53 @@ pub(crate) enum Denial {
     Path(PathFault),
     /// No route has this host and path.
     NoRoute,
+    /// The route asks for a certificate, and there is none.
+    CertificateRequired,
+    /// The device is in none of the route's groups.
+    GroupNotAllowed,
 }
 
-/// Decides on one request. The checks stand in the order of DESIGN: validity, status, host, route.
+/// Decides on one request. The checks stand in the order of DESIGN: validity, status, host, route, the route's policy.
+///
+/// Only where the route wants to know nobody is no certificate looked at; so the route is looked for first, and what was
+/// found out is told in its turn.
 pub(crate) fn authorize<'a>(
     peer: &'a Peer,
     asked: Asked<'_>,
-    snapshot: &'a Snapshot,
+    view: &'a View,
     standing: Standing,
     now: Timestamp,
 ) -> Result<Permit<'a>, Denial> {
-    let device = vouch(peer, standing, now)?;
+    let routed = find_route(peer, asked, view);
+    if let Ok(placed) = routed
+        && placed.route.policy.client == ClientMode::Anonymous
+    {
+        let device = None;
+        return Ok(Permit { device, placed });
+    }
+    let device = match &peer.credential {
+        Credential::Issued(_) | Credential::Unreadable(_) => Some(vouch(peer, standing, now)?),
+        Credential::Anonymous => None,
+    };
+    let placed = routed?;
+    match placed.route.policy.client {
+        ClientMode::Require if device.is_none() => return Err(Denial::CertificateRequired),
+        ClientMode::Require | ClientMode::Request | ClientMode::Anonymous => {}
+    }
+    if !view.admits(placed, device.map(|_| standing.class)) {
+        return Err(Denial::GroupNotAllowed);
+    }
+    Ok(Permit { device, placed })
+}
+
+fn find_route<'a>(peer: &Peer, asked: Asked<'_>, view: &'a View) -> Result<&'a Placed, Denial> {
+    let snapshot = &view.snapshot;
     check_host(peer, asked.host, snapshot)?;
-    let host_is_served = snapshot
-        .server_names
-        .iter()
-        .any(|name| names(name, asked.host));
-    let route = snapshot
+    snapshot
         .routes
-        .find(asked.host, host_is_served, asked.path)
+        .find(asked.host, snapshot.serves(asked.host), asked.path)
         .map_err(Denial::Path)?
-        .ok_or(Denial::NoRoute)?;
-    Ok(Permit { device, route })
+        .ok_or(Denial::NoRoute)
 }
 
 /// Decides on a stream whose handshake named the host of a TCP route.
@@ -148,6 +267,7 @@ fn vouch(peer: &Peer, standing: Standing, now: Timestamp) -> Result<&Issued, Den
     let device = match &peer.credential {
         Credential::Issued(issued) => issued,
         Credential::Unreadable(rule) => return Err(Denial::IdentityInvalid(*rule)),
+        Credential::Anonymous => return Err(Denial::CertificateRequired),
     };
     if now < device.validity.not_before {
         return Err(Denial::NotYetValid);
@@ -203,233 +323,5 @@ fn names(name: &str, host: &Host<'_>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::peer::tests::peer;
-    use crate::pure::identity_header::IdentityHeader;
-
-    const NOW: Timestamp = Timestamp(1_000);
-    const GOOD: Standing = Standing {
-        status: Status::Active,
-        fresh: true,
-        finishing: false,
-    };
-
-    fn snapshot() -> Snapshot {
-        Snapshot {
-            routes: RouteTable::new(vec![Route {
-                host: None,
-                path: "/v1".into(),
-                upstream: crate::Upstream::of(vec!["http://127.0.0.1:1".parse().expect("legal")]),
-                identity: vec![IdentityHeader::DeviceId],
-            }])
-            .expect("routes"),
-            tcp_routes: TcpRouteTable::default(),
-            server_names: vec!["api.example.com".into(), "*.wild.example".into()],
-            without_sni: vec!["127.0.0.1".into(), "localhost".into()],
-        }
-    }
-
-    struct Case {
-        validity: (u64, u64),
-        standing: Standing,
-        server_name: Option<&'static str>,
-        host: &'static str,
-        path: &'static str,
-    }
-
-    const PASSES: Case = Case {
-        validity: (900, 1_100),
-        standing: GOOD,
-        server_name: Some("api.example.com"),
-        host: "API.example.com:8443",
-        path: "/v1/x",
-    };
-
-    fn check(case: Case, expected: Result<&str, Denial>) {
-        let peer = peer(case.validity, case.server_name);
-        let snapshot = snapshot();
-        let asked = Asked {
-            host: &Host::from_authority(case.host).expect("a host"),
-            path: case.path,
-        };
-        let permit = authorize(&peer, asked, &snapshot, case.standing, NOW);
-        assert_eq!(
-            permit
-                .as_ref()
-                .map(|permit| permit.route().path.as_str())
-                .map_err(|denial| *denial),
-            expected
-        );
-    }
-
-    fn with_status(status: Status) -> Case {
-        Case {
-            standing: Standing { status, ..GOOD },
-            ..PASSES
-        }
-    }
-
-    #[test]
-    fn a_good_device_passes() {
-        check(PASSES, Ok("/v1"));
-        check(with_status(Status::Pending), Ok("/v1"));
-        check(
-            Case {
-                validity: (1_000, 1_000),
-                ..PASSES
-            },
-            Ok("/v1"),
-        );
-    }
-
-    #[test]
-    fn each_status_has_its_denial() {
-        check(with_status(Status::Unknown), Err(Denial::Unregistered));
-        check(with_status(Status::Retired), Err(Denial::Retired));
-        check(with_status(Status::Suspended), Err(Denial::Suspended));
-        check(with_status(Status::Restricted), Err(Denial::Restricted));
-        check(with_status(Status::Quarantined), Err(Denial::Quarantined));
-        check(with_status(Status::Revoked), Err(Denial::Revoked));
-    }
-
-    #[test]
-    fn only_retirement_lets_an_open_connection_finish() {
-        for code in 0..16 {
-            let status = Status::from_code(code);
-            let standing = Standing {
-                status,
-                fresh: true,
-                finishing: true,
-            };
-            assert_eq!(
-                check_standing(standing).is_ok(),
-                status.passes() || status == Status::Retired,
-                "{status}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_stale_table_lets_nobody_pass_and_forgets_no_revocation() {
-        for code in 0..16 {
-            let status = Status::from_code(code);
-            let standing = Standing {
-                status,
-                fresh: false,
-                finishing: false,
-            };
-            let expected = match status {
-                Status::Unknown | Status::Pending | Status::Active => Denial::RegistryStale,
-                Status::Retired => Denial::Retired,
-                Status::Suspended => Denial::Suspended,
-                Status::Restricted => Denial::Restricted,
-                Status::Quarantined => Denial::Quarantined,
-                Status::Revoked => Denial::Revoked,
-            };
-            assert_eq!(check_standing(standing), Err(expected));
-        }
-    }
-
-    #[test]
-    fn hosts() {
-        let host = |server_name, host| Case {
-            server_name,
-            host,
-            ..PASSES
-        };
-        check(
-            host(Some("api.example.com"), "other.example"),
-            Err(Denial::HostMismatch),
-        );
-        check(host(Some("API.EXAMPLE.COM."), "api.example.com"), Ok("/v1"));
-        check(host(Some("a.wild.example"), "a.wild.example"), Ok("/v1"));
-        check(
-            host(Some("b.a.wild.example"), "b.a.wild.example"),
-            Err(Denial::NoRoute),
-        );
-        check(
-            host(Some("wild.example"), "wild.example"),
-            Err(Denial::NoRoute),
-        );
-        check(
-            host(Some("other.example"), "other.example"),
-            Err(Denial::NoRoute),
-        );
-        check(host(None, "api.example.com"), Err(Denial::HostMismatch));
-        check(host(None, "127.0.0.1:8443"), Err(Denial::NoRoute));
-    }
-
-    #[test]
-    fn the_order_of_the_checks() {
-        // Everything is wrong; each line repairs what the line before was refused for.
-        let all_wrong = || Case {
-            validity: (2_000, 900),
-            standing: Standing {
-                status: Status::Revoked,
-                fresh: false,
-                finishing: false,
-            },
-            server_name: Some("x.example"),
-            host: "y.example",
-            path: "/nowhere/..",
-        };
-        check(all_wrong(), Err(Denial::NotYetValid));
-        let case = || Case {
-            validity: (900, 999),
-            ..all_wrong()
-        };
-        check(case(), Err(Denial::Expired));
-        let case = || Case {
-            validity: (900, 1_000),
-            ..all_wrong()
-        };
-        check(case(), Err(Denial::Revoked));
-        let standing = Standing {
-            fresh: false,
-            ..GOOD
-        };
-        check(Case { standing, ..case() }, Err(Denial::RegistryStale));
-        let case = || Case {
-            standing: GOOD,
-            ..case()
-        };
-        check(case(), Err(Denial::HostMismatch));
-        let case = || Case {
-            server_name: PASSES.server_name,
-            host: PASSES.host,
-            ..case()
-        };
-        check(case(), Err(Denial::Path(PathFault::DotSegment)));
-        check(
-            Case {
-                path: "/nowhere",
-                ..case()
-            },
-            Err(Denial::NoRoute),
-        );
-        check(
-            Case {
-                path: PASSES.path,
-                ..case()
-            },
-            Ok("/v1"),
-        );
-    }
-
-    #[test]
-    fn an_unreadable_identity_is_refused_whatever_else_holds() {
-        let mut peer = peer(PASSES.validity, PASSES.server_name);
-        peer.credential = Credential::Unreadable(ReadError::NoName);
-        let snapshot = snapshot();
-        let asked = Asked {
-            host: &Host::from_authority(PASSES.host).expect("a host"),
-            path: PASSES.path,
-        };
-        let permit = authorize(&peer, asked, &snapshot, GOOD, NOW);
-        assert_eq!(
-            permit.map(|_| ()),
-            Err(Denial::IdentityInvalid(ReadError::NoName))
-        );
-    }
-}
+#[path = "authorize_tests.rs"]
+mod tests;

@@ -11,6 +11,8 @@ use super::authorize::Permit;
 use super::dialects::{Dialect, Inexpressible};
 use super::identity_header::IdentityHeader;
 use super::identity_names::{Name, judge, preset};
+use super::route::Route;
+use crate::peer::Issued;
 
 /// Removes from a request what ends at the gateway: hop-by-hop headers, those that Connection names, and
 /// every identity header that the peer sent.
@@ -81,15 +83,33 @@ pub(crate) fn clean_response_trailers(trailers: &mut HeaderMap) {
     trailers.remove(TRAILER);
 }
 
-/// Says who is calling. Everything here replaces; nothing is taken from the request but its host. Error: the
+/// Says who is calling, if anybody knows. Everything here replaces; nothing is taken from the request but its host. Error: the
 /// certificate cannot be told in a form that the route asks for.
 pub(crate) fn identify(
     headers: &mut HeaderMap,
     permit: &Permit<'_>,
     hop: &Hop<'_>,
 ) -> Result<(), HeaderFault> {
-    let presented = &permit.device().presented;
-    for form in &permit.route().identity {
+    if let Some(device) = permit.device() {
+        tell(headers, device, permit.route(), hop)?;
+    }
+    headers.insert(X_REQUEST_ID, hop.request_id.clone());
+    headers.insert(X_FORWARDED_FOR, ip_value(hop.address));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_HOST, hop.host.clone());
+    headers.insert(HOST, hop.host.clone());
+    Ok(())
+}
+
+/// Tells the device in the forms that the route asks for.
+fn tell(
+    headers: &mut HeaderMap,
+    device: &Issued,
+    route: &Route,
+    hop: &Hop<'_>,
+) -> Result<(), HeaderFault> {
+    let presented = &device.presented;
+    for form in &route.identity {
         let dialect = match form {
             IdentityHeader::DeviceId => {
                 headers.insert(X_DEVICE_ID, presented.device_id().clone());
@@ -115,11 +135,6 @@ pub(crate) fn identify(
             headers.insert(name, value.clone());
         }
     }
-    headers.insert(X_REQUEST_ID, hop.request_id.clone());
-    headers.insert(X_FORWARDED_FOR, ip_value(hop.address));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(X_FORWARDED_HOST, hop.host.clone());
-    headers.insert(HOST, hop.host.clone());
     Ok(())
 }
 

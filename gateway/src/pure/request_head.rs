@@ -78,6 +78,22 @@ pub(crate) fn is_websocket<'a>(
     method == "GET" && websocket && upgrade
 }
 
+/// How long a head is: method and target, names and values, and four bytes for what stands between them, as in HTTP/1.1,
+/// whichever version it came in.
+pub(crate) fn head_length(method: &Method, uri: &Uri, headers: &HeaderMap) -> u64 {
+    let target = uri
+        .path_and_query()
+        .map_or(1, |target| target.as_str().len());
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    (method.as_str().len() + target + authority + fields) as u64
+}
+
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadFault {
@@ -156,6 +172,17 @@ mod tests {
         check("GET", "HTTP://a/", &["a"], Ok("a"));
         check("CONNECT", "a:443", &["a:443"], Err(HeadFault::Method));
         check("TRACE", "/", &["a"], Err(HeadFault::Method));
+    }
+
+    #[test]
+    fn the_length_of_a_head() {
+        let headers: HeaderMap = [(HOST, HeaderValue::from_static("a"))]
+            .into_iter()
+            .collect();
+        let length = |uri: &str| head_length(&Method::GET, &uri.parse().expect("a URI"), &headers);
+        assert_eq!(length("/"), 3 + 1 + 9);
+        assert_eq!(length("/x?y"), 3 + 4 + 9);
+        assert_eq!(length("https://a/x?y"), 3 + 4 + 1 + 9);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Routes: which upstream a request goes to, and what that upstream is told.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use super::host::{Host, HostFault};
 use super::identity_header::IdentityHeader;
 use super::path::{PathFault, most_eager_reading};
+use super::route_policy::RoutePolicy;
 use super::upstream::Upstream;
 use super::upstream_address::UpstreamAddress;
 
-/// One route as it was configured. Every route requires a device's certificate.
+/// One route as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The host it is for; `None` is any host that the server certificate names.
@@ -20,13 +22,43 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// The forms in which the upstream is told who the device is.
     pub identity: Vec<IdentityHeader>,
+    /// Who may take it, and how much of it.
+    pub policy: RoutePolicy,
 }
 
 /// All routes, checked. Equal requests find equal routes.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    exact: HashMap<String, Vec<Route>>,
-    any: Vec<Route>,
+    exact: HashMap<String, Vec<Placed>>,
+    any: Vec<Placed>,
+    length: usize,
+}
+
+/// A route in its table.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) route: Route,
+    /// Its number in the table, from 0.
+    pub(crate) number: usize,
+    /// Its own limit on requests, if it has one: the same in the next table that has a route with its host and path.
+    pub(crate) limit: LimitId,
+}
+
+/// What a device's requests are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LimitId(u64);
+
+impl LimitId {
+    /// The limit that all routes share which have none of their own.
+    pub(crate) fn of_gateway() -> Self {
+        Self(0)
+    }
+
+    fn of_route(host: Option<&str>, path: &str) -> Self {
+        // Two routes whose hashes are the same would share a bucket; operators do not attack themselves.
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((host, path));
+        Self(hash.max(1))
+    }
 }
 
 impl RouteTable {
@@ -59,16 +91,22 @@ impl RouteTable {
             if let Some(first) = seen.insert((host.clone(), route.path.clone()), position) {
                 fault(RouteFaultKind::Duplicate { first });
             }
+            let placed = Placed {
+                number: position,
+                limit: LimitId::of_route(host.as_deref(), &route.path),
+                route,
+            };
+            table.length = position + 1;
             match host {
-                Some(host) => table.exact.entry(host).or_default().push(route),
-                None => table.any.push(route),
+                Some(host) => table.exact.entry(host).or_default().push(placed),
+                None => table.any.push(placed),
             }
         }
         if !faults.is_empty() {
             return Err(faults);
         }
         for routes in table.exact.values_mut().chain([&mut table.any]) {
-            routes.sort_by_key(|route| std::cmp::Reverse(route.path.len()));
+            routes.sort_by_key(|placed| std::cmp::Reverse(placed.route.path.len()));
         }
         Ok(table)
     }
@@ -80,7 +118,7 @@ impl RouteTable {
         host: &Host<'_>,
         host_is_served: bool,
         path: &str,
-    ) -> Result<Option<&Route>, PathFault> {
+    ) -> Result<Option<&Placed>, PathFault> {
         let reading = most_eager_reading(path)?;
         let found = self.longest_prefix(host, host_is_served, path);
         let eagerly = self.longest_prefix(host, host_is_served, &reading);
@@ -98,20 +136,26 @@ impl RouteTable {
 
     /// The upstreams of all routes; one that several routes lead to comes up as often.
     pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.exact
-            .values()
-            .flatten()
-            .chain(&self.any)
-            .map(|route| &route.upstream)
+        self.all().map(|placed| &placed.route.upstream)
     }
 
-    fn longest_prefix(&self, host: &Host<'_>, host_is_served: bool, path: &str) -> Option<&Route> {
+    fn longest_prefix(&self, host: &Host<'_>, host_is_served: bool, path: &str) -> Option<&Placed> {
         let any = if host_is_served { &self.any[..] } else { &[] };
         let exact = self.exact.get(host.as_str()).map_or(&[][..], Vec::as_slice);
         exact
             .iter()
             .chain(any)
-            .find(|route| is_prefix(&route.path, path))
+            .find(|placed| is_prefix(&placed.route.path, path))
+    }
+
+    /// How many there are: every number is less.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Every route.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Placed> {
+        self.exact.values().flatten().chain(&self.any)
     }
 }
 
@@ -166,6 +210,7 @@ mod tests {
             path: path.to_owned(),
             upstream: Upstream::of(vec!["http://127.0.0.1:9".parse().expect("legal")]),
             identity: vec![IdentityHeader::DeviceId],
+            policy: RoutePolicy::default(),
         }
     }
 
@@ -182,9 +227,9 @@ mod tests {
         let served = host.as_str() != "unserved";
         let found = table.find(&host, served, path);
         assert_eq!(
-            found.map(|route| route.map(|route| (
-                route.host.as_deref().map(|_| "api.example.com"),
-                route.path.as_str()
+            found.map(|found| found.map(|found| (
+                found.route.host.as_deref().map(|_| "api.example.com"),
+                found.route.path.as_str()
             ))),
             expected,
             "{host:?} {path}"
@@ -253,5 +298,21 @@ mod tests {
                 fault(7, RouteFaultKind::NoRoots),
             ])
         );
+    }
+
+    #[test]
+    fn a_routes_limit_is_the_same_in_the_next_table() {
+        let limits = |paths: &[&str]| -> Vec<LimitId> {
+            let routes = paths.iter().map(|path| route(None, path)).collect();
+            let table = RouteTable::new(routes).expect("routes");
+            let mut all: Vec<_> = table.all().map(|p| (p.number, p.limit)).collect();
+            all.sort_by_key(|(number, _)| *number);
+            all.into_iter().map(|(_, limit)| limit).collect()
+        };
+        let (before, after) = (limits(&["/a", "/b"]), limits(&["/c", "/b"]));
+        assert_eq!(before[1], after[1]);
+        assert_ne!(before[0], after[0]);
+        assert_ne!(before[0], before[1]);
+        assert!(!before.contains(&LimitId::of_gateway()));
     }
 }

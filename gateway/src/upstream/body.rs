@@ -40,6 +40,7 @@ pub(crate) struct Upload {
     waits_for_peer: Cell<bool>,
     broken: Cell<bool>,
     is_stalled: Cell<bool>,
+    is_too_large: Cell<bool>,
     fault: Cell<Option<HeaderFault>>,
 }
 
@@ -51,6 +52,7 @@ impl Upload {
             waits_for_peer: Cell::new(false),
             broken: Cell::new(false),
             is_stalled: Cell::new(false),
+            is_too_large: Cell::new(false),
             fault: Cell::new(None),
         })
     }
@@ -83,6 +85,11 @@ impl Upload {
         self.is_stalled.get()
     }
 
+    /// Whether more came than the route allows, and the body ended for it.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.is_too_large.get()
+    }
+
     /// What was wrong with the trailers.
     pub(super) fn fault(&self) -> Option<HeaderFault> {
         self.fault.get()
@@ -100,15 +107,18 @@ pub(crate) struct RequestBody {
     pace: Pace,
     max_silence: Duration,
     silence: Option<Pin<Box<Sleep>>>,
+    /// How many bytes may still come.
+    left: u64,
 }
 
 impl RequestBody {
-    /// The peer's, if it sends one, with the `patience` of [`Pace`].
+    /// The peer's, if it sends one, with the `patience` of [`Pace`], and at most `longest` bytes of it.
     pub(super) fn new(
         incoming: Option<Incoming>,
         flight: Rc<Flight>,
         upload: Rc<Upload>,
         patience: Duration,
+        longest: Option<u64>,
     ) -> Self {
         Self {
             incoming,
@@ -117,6 +127,7 @@ impl RequestBody {
             pace: Pace::of_sender(patience),
             max_silence: patience * LONG,
             silence: None,
+            left: longest.unwrap_or(u64::MAX),
         }
     }
 
@@ -168,7 +179,18 @@ impl Body for RequestBody {
         let frame = ready!(polled);
         this.pace.pause();
         if let Some(Ok(frame)) = &frame {
-            this.pace.moved(frame.data_ref().map_or(0, Bytes::len));
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            this.pace.moved(length);
+            match this.left.checked_sub(length as u64) {
+                Some(left) => this.left = left,
+                None => {
+                    // Nothing of this frame is passed on, and the upstream sees a body that does not end.
+                    this.upload.is_too_large.set(true);
+                    return Poll::Ready(Some(Err(
+                        io::Error::from(io::ErrorKind::FileTooLarge).into()
+                    )));
+                }
+            }
         }
         this.upload.moved();
         Poll::Ready(match frame {

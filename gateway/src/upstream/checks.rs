@@ -27,9 +27,9 @@ pub(crate) async fn run_checks(shared: Arc<Shared>) {
     }
     let mut running: HashMap<(*const Upstream, usize), Task> = HashMap::new();
     loop {
-        let snapshot = shared.snapshot.load_full();
+        let view = shared.policy.view();
         let mut wanted = HashMap::new();
-        for upstream in snapshot.routes.upstreams() {
+        for upstream in view.snapshot().routes.upstreams() {
             let Some(check) = &upstream.health_check else {
                 continue;
             };

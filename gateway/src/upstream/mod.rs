@@ -73,7 +73,13 @@ pub(crate) async fn send(
     let mut copy = bodiless.then(|| head.clone());
     let body = |incoming| {
         let upload = Rc::clone(&upload);
-        RequestBody::new(incoming, Rc::clone(flight), upload, pool.patience())
+        RequestBody::new(
+            incoming,
+            Rc::clone(flight),
+            upload,
+            pool.patience(),
+            route.policy.max_body,
+        )
     };
     let mut request = Request::from_parts(head, body(Some(incoming)));
     for _ in 0..=MAX_REPEATS {
@@ -196,6 +202,8 @@ fn explain(handle: &Handle, upload: &Upload, failure: Failure) -> Refusal {
         Refusal::Cut
     } else if upload.is_stalled() {
         Refusal::BodyStalled
+    } else if upload.is_too_large() {
+        Refusal::BodyTooLarge
     } else if let Some(fault) = upload.fault() {
         Refusal::Header(fault)
     } else if upload.is_broken() {

@@ -8,11 +8,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, ConfigBuilder, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    AlertDescription, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -168,6 +172,36 @@ impl Client {
         }
     }
 
+    /// Connects without a certificate.
+    pub(crate) async fn connect_without(rig: &Rig, name: &str) -> Self {
+        let config = config(rig, None, "http/1.1");
+        let tls = handshake(rig, config, name).await.expect("a handshake");
+        Self {
+            tls,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// What comes of connecting without a certificate where that is refused.
+    pub(crate) async fn try_without(rig: &Rig, name: &str) -> Verdict {
+        let mut config = config(rig, None, "http/1.1");
+        // Whatever the server is called: this is about the client.
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(AnyServer));
+        let read = async {
+            let mut tls = handshake(rig, config, name).await?;
+            tls.read_to_end(&mut Vec::new()).await
+        };
+        match read.await {
+            Ok(_) => Verdict::Closed,
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(alert)) => Verdict::Alert(*alert),
+                Some(_) | None => Verdict::Closed,
+            },
+        }
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.tls.write_all(text.as_bytes()).await.expect("sent");
         self.tls.flush().await.expect("sent");
@@ -277,6 +311,47 @@ impl Answer {
     }
 }
 
+/// Believes every server.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
 /// A connection that speaks HTTP/2, and the task that drives it.
 pub(crate) async fn http2(
     rig: &Rig,
@@ -285,7 +360,18 @@ pub(crate) async fn http2(
     SendRequest<Full<Bytes>>,
     tokio::task::JoinHandle<hyper::Result<()>>,
 ) {
-    let config = config(rig, Some(device), "h2");
+    http2_with(rig, Some(device)).await
+}
+
+/// The same, maybe without a certificate.
+pub(crate) async fn http2_with(
+    rig: &Rig,
+    device: Option<&Identity>,
+) -> (
+    SendRequest<Full<Bytes>>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+) {
+    let config = config(rig, device, "h2");
     let tls = handshake(rig, config, "api.test")
         .await
         .expect("a handshake");

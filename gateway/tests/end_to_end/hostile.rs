@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gateway::{
-    IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable, Upstream, UpstreamAddress,
+    IdentityHeader, Route, RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Upstream,
+    UpstreamAddress,
 };
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -227,6 +228,7 @@ pub(crate) fn routes_to(first: Arc<Upstream>, other: SocketAddr) -> Snapshot {
         path: path.to_owned(),
         upstream,
         identity: vec![IdentityHeader::DeviceId],
+        policy: RoutePolicy::default(),
     };
     Snapshot {
         routes: RouteTable::new(vec![

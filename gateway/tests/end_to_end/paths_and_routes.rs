@@ -1,6 +1,6 @@
 //! The route is decided by the very bytes that are forwarded, and no other reading of them leads elsewhere.
 
-use gateway::{IdentityHeader, Route, RouteTable, Snapshot, TcpRouteTable, Upstream};
+use gateway::{IdentityHeader, Route, RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Upstream};
 
 use crate::client::Client;
 use crate::echo::{Echo, Event};
@@ -92,6 +92,7 @@ async fn no_path_reaches_an_upstream_that_is_not_its_own() {
                 .expect("an upstream"),
         ]),
         identity: vec![IdentityHeader::DeviceId],
+        policy: RoutePolicy::default(),
     };
     lane.rig.gateway.publish(Snapshot {
         routes: RouteTable::new(vec![route("/", &lane.echo), route("/admin/", &admin)])

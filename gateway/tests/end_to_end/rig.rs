@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
-    AssertionSigner, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RouteTable,
-    Snapshot, TcpRouteTable, UpstreamTimeouts,
+    AssertionSigner, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RoutePolicy,
+    RouteTable, Snapshot, TcpRouteTable, UpstreamTimeouts,
 };
 use identity::chain::Anchors;
-use identity::feed::{Acknowledgement, Batch, Sighting, StatusChange};
-use identity::{Class, Fingerprint, Kind, Name, SerialKey, Status};
+use identity::feed::{Acknowledgement, Batch, ClassDefinition, Sighting, StatusChange};
+use identity::{Class, Fingerprint, Group, Index, Kind, Name, SerialKey, Status};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use rcgen::KeyPair;
@@ -30,6 +30,9 @@ pub(crate) struct Rig {
     pub(crate) records: mpsc::Receiver<Record>,
     pub(crate) sightings: mpsc::Receiver<Sighting>,
     registry: Registry,
+    acceptor: Arc<Acceptor>,
+    policy: Policy,
+    classes: HashMap<Index, Class>,
     seq: u64,
 }
 
@@ -73,16 +76,16 @@ impl Rig {
         let certificate = ServerCertificate::new(vec![server.certificate.clone()], server.key())
             .expect("a server certificate");
         let certificate = Arc::new(certificate);
+        let policy = Policy {
+            certificate: certificate.clone(),
+            anchors: Anchors::new(std::slice::from_ref(&authority.certificate)).expect("an anchor"),
+            hints: vec![],
+            clients: Clients::Required,
+            clients_by_name: HashMap::new(),
+            alpn_by_name: HashMap::from([("mqtt.test".into(), vec![b"mqtt".to_vec()])]),
+        };
         let acceptor = Acceptor::new(AcceptorOptions {
-            policy: Policy {
-                certificate: certificate.clone(),
-                anchors: Anchors::new(std::slice::from_ref(&authority.certificate))
-                    .expect("an anchor"),
-                hints: vec![],
-                clients: Clients::Required,
-                clients_by_name: HashMap::new(),
-                alpn_by_name: HashMap::from([("mqtt.test".into(), vec![b"mqtt".to_vec()])]),
-            },
+            policy: policy.clone(),
             kinds: &[Kind::Device],
             versions: Versions::Tls13,
             alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -90,6 +93,7 @@ impl Rig {
             max_handshakes: 512,
         })
         .expect("an acceptor");
+        let acceptor = Arc::new(acceptor);
         let (records, record_receiver) = mpsc::channel(1_000);
         let (sightings, sighting_receiver) = mpsc::channel(1_000);
         let mut registry = Registry::default();
@@ -99,7 +103,7 @@ impl Rig {
                 name: Name::parse("gateway-1").expect("a name"),
                 listen: vec!["127.0.0.1:0".parse().expect("an address")],
                 workers: 2,
-                acceptor: Arc::new(acceptor),
+                acceptor: Arc::clone(&acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
                 assertions: Arc::new(signer()),
                 snapshot,
@@ -125,6 +129,9 @@ impl Rig {
             records: record_receiver,
             sightings: sighting_receiver,
             registry,
+            acceptor,
+            policy,
+            classes: HashMap::new(),
             seq: 0,
         }
     }
@@ -138,24 +145,56 @@ impl Rig {
 
     /// Puts a status in force, and waits for the acknowledgement.
     pub(crate) async fn set(&mut self, device: &Identity, status: Status) -> Acknowledgement {
+        self.apply(device, status, vec![]).await
+    }
+
+    /// Puts an active device into a class of these groups.
+    pub(crate) async fn classify(&mut self, device: &Identity, class: u16, groups: &[&str]) {
+        let class = Class(class);
+        self.classes.insert(device.index, class);
+        let parse = |group: &&str| Group::parse(group).expect("legal");
+        let groups = groups.iter().map(parse).collect();
+        let definition = ClassDefinition { class, groups };
+        self.apply(device, Status::Active, vec![definition]).await;
+    }
+
+    /// Puts routes in force, and asks for certificates as they do.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        let names = snapshot.names_without_certificate().into_iter();
+        let policy = Policy {
+            clients_by_name: names.map(|name| (name, Clients::Optional)).collect(),
+            ..self.policy.clone()
+        };
+        self.acceptor.replace(policy).expect("a policy");
+        self.gateway.publish(snapshot);
+    }
+
+    async fn apply(
+        &mut self,
+        device: &Identity,
+        status: Status,
+        classes: Vec<ClassDefinition>,
+    ) -> Acknowledgement {
+        let class = self.classes.get(&device.index).copied().unwrap_or_default();
         self.seq += 1;
         let certificate = Fingerprint::of(&device.certificate);
         let batch = Batch {
             after: self.seq - 1,
             upto: self.seq,
+            classes,
             changes: vec![StatusChange {
                 seq: self.seq,
                 index: device.index,
                 certificate,
                 tbs: certificate,
                 status,
-                class: Class(0),
+                class,
             }],
         };
         let applied = self.gateway.apply(&batch);
         assert_eq!(
             self.gateway.status(device.index, &certificate),
-            (status, Class(0))
+            (status, class)
         );
         applied.finish(Duration::from_secs(1)).await
     }
@@ -188,6 +227,30 @@ impl Rig {
     }
 }
 
+/// Routes to one upstream: hosts, paths and policies.
+pub(crate) fn routes_of(
+    upstream: &Upstream,
+    routes: &[(Option<&str>, &str, RoutePolicy)],
+) -> Snapshot {
+    let routes = routes.iter().map(|(host, path, policy)| Route {
+        host: host.map(str::to_owned),
+        path: (*path).to_owned(),
+        upstream: gateway::Upstream::of(vec![
+            format!("http://{}", upstream.address)
+                .parse()
+                .expect("an upstream"),
+        ]),
+        identity: IdentityHeader::ALL.to_vec(),
+        policy: policy.clone(),
+    });
+    Snapshot {
+        routes: RouteTable::new(routes.collect()).expect("routes"),
+        tcp_routes: TcpRouteTable::default(),
+        server_names: vec!["api.test".into(), "127.0.0.1".into()],
+        without_sni: vec!["127.0.0.1".into()],
+    }
+}
+
 /// Signs assertions with a key of its own.
 fn signer() -> AssertionSigner {
     let key = KeyPair::generate().expect("a key");
@@ -209,6 +272,7 @@ pub(crate) fn snapshot(upstreams: &[&str]) -> Snapshot {
                 .collect(),
         ),
         identity,
+        policy: RoutePolicy::default(),
     };
     let mut routes: Vec<_> = IdentityHeader::ALL
         .into_iter()

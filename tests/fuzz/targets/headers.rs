@@ -223,6 +223,7 @@ fn make_caller() -> (Caller, String) {
         path: "/".into(),
         upstream: gateway::Upstream::of(vec!["http://127.0.0.1:1".parse().expect("an address")]),
         identity: vec![IdentityHeader::DeviceId, IdentityHeader::ClientCert],
+        policy: gateway::RoutePolicy::default(),
     };
     let encoded = base64::engine::general_purpose::STANDARD.encode(certificate.der());
     let caller = Caller::new(certificate.der(), route).expect("one route");

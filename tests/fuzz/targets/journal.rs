@@ -3,10 +3,11 @@
 #![no_main]
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
-use ca::JournalEntry;
 use ca::fuzzing::{Journal, Stored, journal_follow, journal_hash};
-use identity::{Fingerprint, Index, Status, Timestamp};
+use ca::{JournalEntry, Labelled};
+use identity::{Class, DeviceLabels, Fingerprint, Index, LabelValue, Status, Tag, Timestamp};
 use keybound_fuzz::seeds;
 use libfuzzer_sys::fuzz_target;
 
@@ -82,11 +83,33 @@ impl Source<'_> {
             status: if_present(2).then(|| Status::from_code(self.byte() % 8)),
             certificate: if_present(4).then(|| Fingerprint(self.array())),
             reason: if_present(8).then(|| self.text()),
+            labelled: (action == LABELLED).then(|| self.labelled()),
+        }
+    }
+
+    fn labelled(&mut self) -> Labelled {
+        let groups: BTreeSet<Tag> = (0..self.byte() % 3)
+            .map(|_| Tag::parse(&format!("g{}", self.byte())).expect("legal"))
+            .collect();
+        let labels = (0..self.byte() % 3)
+            .filter_map(|_| {
+                let key = Tag::parse(&format!("k{}", self.byte())).expect("legal");
+                Some((key, LabelValue::parse(&self.text()).ok()?))
+            })
+            .collect();
+        Labelled {
+            class: Class(if groups.is_empty() {
+                0
+            } else {
+                1 + u16::from(self.byte())
+            }),
+            labels: DeviceLabels { groups, labels },
         }
     }
 }
 
-const ACTIONS: [&str; 7] = [
+const LABELLED: &str = "device-labelled";
+const ACTIONS: [&str; 9] = [
     "token-created",
     "certificate-issued",
     "status-changed",
@@ -94,11 +117,13 @@ const ACTIONS: [&str; 7] = [
     "device-suspended",
     "device-restored",
     "device-replaced",
+    "class-changed",
+    LABELLED,
 ];
 
 /// Whatever a damaged database holds is refused or read, and what is read is what is stored.
 fn any_row(source: &mut Source<'_>) {
-    let row: Vec<Stored> = (0..10).map(|_| source.stored()).collect();
+    let row: Vec<Stored> = (0..11).map(|_| source.stored()).collect();
     if let Some((entry, hash)) = read(&row) {
         assert_eq!(store(&entry, &hash), row);
     }
@@ -284,6 +309,13 @@ fn store(entry: &JournalEntry, hash: &Fingerprint) -> Vec<Stored> {
             Stored::Blob(certificate.0.to_vec())
         }),
         entry.reason.as_deref().map_or(Stored::Null, text),
+        entry.labelled.as_ref().map_or(Stored::Null, |labelled| {
+            text(&format!(
+                "{} {}",
+                labelled.class.0,
+                labelled.labels.to_text()
+            ))
+        }),
         Stored::Blob(hash.0.to_vec()),
     ]
 }
@@ -303,6 +335,7 @@ fn first_inputs() -> Vec<Vec<u8>> {
         &[7; 32],
         &[4, 3],
         b"why",
+        &[0],
         &[6],
         &[8; 32],
     ]

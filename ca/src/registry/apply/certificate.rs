@@ -57,14 +57,19 @@ impl Applying<'_> {
                 status: Some(Status::Pending),
                 certificate: Some(new.certificate),
                 reason: by_token.then(|| BY_TOKEN.to_owned()),
+                labelled: None,
             },
             device,
         )?;
+        let class = match device {
+            Some(number) => self.class_of(number)?,
+            None => Class::default(),
+        };
         self.connection
             .prepare_cached(
                 "INSERT INTO certificate (idx, device, serial, sha256, tbs_sha256, key_sha256,
-                     not_before, not_after, status, issued_seq, changed_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                     not_before, not_after, status, class, issued_seq, changed_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 integer(new.index.0),
@@ -76,6 +81,7 @@ impl Applying<'_> {
                 integer(new.not_before.0),
                 integer(new.not_after.0),
                 Status::Pending.code(),
+                class.0,
                 integer(seq),
                 integer(by.now.0),
             ])?;
@@ -87,7 +93,7 @@ impl Applying<'_> {
                 tbs: new.tbs,
                 not_after: new.not_after,
                 status: Status::Pending,
-                class: Class::default(),
+                class,
                 of_device: device.is_some(),
             },
         );

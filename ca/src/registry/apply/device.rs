@@ -144,13 +144,14 @@ impl Applying<'_> {
                 status: None,
                 certificate: None,
                 reason,
+                labelled: None,
             },
             Some(number),
         )?;
         Ok(())
     }
 
-    fn certificates(
+    pub(super) fn certificates(
         &self,
         sql: &str,
         device: i64,

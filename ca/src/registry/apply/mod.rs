@@ -2,6 +2,7 @@
 
 mod certificate;
 mod device;
+mod labels;
 
 use identity::{DeviceId, Fingerprint, Index, Status, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -100,6 +101,11 @@ impl<'c> Applying<'c> {
                 change,
                 reason,
             } => self.change_device(&by, &device, change, reason),
+            Operation::LabelDevice {
+                device,
+                change,
+                reason,
+            } => self.label_device(&by, &device, &change, reason),
             Operation::Sighted(sighting) => self.sighted(&by, &sighting),
             Operation::LeaseIndexes { lifetime, count } => self.lease(lifetime, count),
             Operation::StartCrl => self.start_crl(now),
@@ -230,6 +236,7 @@ impl<'c> Applying<'c> {
                 status: change.map(|(_, status)| status),
                 certificate: None,
                 reason: None,
+                labelled: None,
             },
             device,
         )
@@ -241,8 +248,8 @@ impl<'c> Applying<'c> {
         self.connection
             .prepare_cached(
                 "INSERT INTO journal (seq, at, actor, action, subject, device, idx, status,
-                     certificate, reason, hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                     certificate, reason, labels, hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 integer(entry.seq),
@@ -255,6 +262,7 @@ impl<'c> Applying<'c> {
                 entry.status.map(Status::code),
                 entry.certificate.map(|certificate| certificate.0),
                 entry.reason,
+                entry.labelled.map(|labelled| labelled.to_text()),
                 hash.0,
             ])?;
         self.state.head = Head {
