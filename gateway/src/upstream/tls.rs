@@ -89,14 +89,13 @@ impl UpstreamTls {
             .with_root_certificates(store);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| match error {
-                        rustls::Error::InconsistentKeys(_) => UpstreamTlsFault::KeyMismatch,
-                        error => UpstreamTlsFault::Identity(error),
-                    })?
-            }
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
+                if matches!(error, rustls::Error::InconsistentKeys(_)) {
+                    UpstreamTlsFault::KeyMismatch
+                } else {
+                    UpstreamTlsFault::Identity(error)
+                }
+            })?,
         };
         config.resumption = Resumption::disabled();
         let offering = |protocols: &[&[u8]]| {
