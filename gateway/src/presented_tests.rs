@@ -2,6 +2,7 @@ use identity::{DeviceId, SpiffeId, Timestamp};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
+use crate::RoutePolicy;
 
 /// A device's, with a certificate that says nothing, for the tests of decisions.
 pub(crate) fn presented(device: &str, not_after: u64) -> Presented {
@@ -30,6 +31,7 @@ fn route(path: &str) -> Route {
             "http://127.0.0.1:1".parse().expect("an address"),
         ]),
         identity: vec![],
+        policy: RoutePolicy::default(),
     }
 }
 
