@@ -13,6 +13,7 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 
 use crate::fingerprint::Fingerprint;
+use crate::name::NameError;
 use crate::serial::Serial;
 use crate::spiffe::{SpiffeError, SpiffeId};
 use crate::timestamp::Timestamp;
@@ -76,8 +77,13 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// The name alone: the one SAN, a SPIFFE ID of a known kind.
-    pub fn spiffe_id(&self) -> Result<SpiffeId, ReadError> {
+    /// The bytes.
+    pub(crate) fn der(&self) -> &'a [u8] {
+        self.der
+    }
+
+    /// Every extension has a whole name, stands there once and can be read.
+    pub(crate) fn check_extensions(&self) -> Result<(), ReadError> {
         let extensions = self
             .x509
             .extensions_map()
@@ -94,6 +100,12 @@ impl<'a> Parsed<'a> {
         {
             return Err(ReadError::MalformedExtension);
         }
+        Ok(())
+    }
+
+    /// The name alone: the one SAN, a SPIFFE ID of a known kind.
+    pub fn spiffe_id(&self) -> Result<SpiffeId, ReadError> {
+        self.check_extensions()?;
         let names = match self.extension(&OID_X509_EXT_SUBJECT_ALT_NAME, Tag::Sequence)? {
             None => return Err(ReadError::NoName),
             Some(ParsedExtension::SubjectAlternativeName(names)) => names,
@@ -263,6 +275,35 @@ pub enum ReadError {
     /// A serial that this CA cannot have given.
     #[error("its serial number is negative, longer than 16 bytes or not in its shortest form")]
     SerialNotOurs,
+    /// A serial that no list of revoked certificates could name.
+    #[error("its serial number is not positive, longer than 20 bytes or not in its shortest form")]
+    SerialOutOfRange,
+    /// Not exactly one name of the type that the anchor's ids come from.
+    #[error(
+        "it has {count} names of the type that identifies its anchor's devices, and exactly one is needed"
+    )]
+    NamesOfType {
+        /// How many.
+        count: usize,
+    },
+    /// The common name shares its RDN with other attributes.
+    #[error("its common name stands in an RDN with several values")]
+    CommonNameShared,
+    /// The common name is of a type that can be read in several ways.
+    #[error("its common name is neither a PrintableString nor a UTF8String")]
+    CommonNameType,
+    /// The URI does not begin as the anchor's devices' do.
+    #[error("its URI does not begin with the prefix that is configured for its anchor")]
+    UriPrefix,
+    /// The DNS name is none in lower case.
+    #[error("its DNS name is no host name in lower case")]
+    NotDnsName,
+    /// What should be the id is no id.
+    #[error("its name is no device id: {0}")]
+    NotId(NameError),
+    /// The anchor's table has no line for it.
+    #[error("the table of its anchor has no line with its fingerprint")]
+    NotInTable,
 }
 
 /// Certificates of ours have less than 1 KiB; this leaves room for large RSA keys.
@@ -276,7 +317,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::name::NameError;
 
     fn profile() -> CertificateParams {
         let mut params = CertificateParams::default();

@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 use crate::certificate::{Parsed, ReadError, Validity};
+use crate::foreign::ForeignSerial;
 use crate::timestamp::Timestamp;
 
 /// Issuing CAs that are believed. Never empty.
@@ -42,7 +43,8 @@ impl Anchors {
         })))
     }
 
-    /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity.
+    /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity, and
+    /// says which one.
     ///
     /// It says nothing about names, usages, time and status. At most `MAX_INTERMEDIATES` further
     /// certificates are looked at.
@@ -51,8 +53,25 @@ impl Anchors {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: Timestamp,
-    ) -> Result<(), ChainError> {
-        self.verified(leaf, intermediates, now, |_| ())
+    ) -> Result<Path, ChainError> {
+        self.verified(leaf, intermediates, now, |path| {
+            // The path refers to the anchor itself, or it would be no anchor of ours.
+            let anchor = self
+                .position_of(path)
+                .ok_or(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))?;
+            let intermediate = path
+                .intermediate_certificates()
+                .next_back()
+                .map(|certificate| {
+                    let content = certificate.serial();
+                    ForeignSerial::from_der_content(content).ok_or(ChainError::IntermediateSerial)
+                })
+                .transpose()?;
+            Ok(Path {
+                anchor,
+                intermediate,
+            })
+        })?
     }
 
     /// The CA certificates of the path that proves `leaf`, each directly certifying the one before it, from the
@@ -68,10 +87,7 @@ impl Anchors {
             let between = path.intermediate_certificates();
             let mut issuers: Vec<_> = between.map(|one| one.der().into_owned()).collect();
             let anchor = self
-                .0
-                .anchors
-                .iter()
-                .position(|anchor| std::ptr::eq(anchor, path.anchor()))
+                .position_of(path)
                 .and_then(|position| self.0.certificates.get(position));
             issuers.extend(anchor.filter(|anchor| !is_own_issuer(anchor)).cloned());
             issuers
@@ -108,6 +124,11 @@ impl Anchors {
             .map_err(ChainError::NotVouchedFor)?;
         Ok(look_at(&path))
     }
+
+    fn position_of(&self, path: &VerifiedPath<'_>) -> Option<usize> {
+        let mut anchors = self.0.anchors.iter();
+        anchors.position(|anchor| std::ptr::eq(anchor, path.anchor()))
+    }
 }
 
 /// Whether subject and issuer are the same name, byte for byte. An anchor that cannot be read counts as its own.
@@ -115,6 +136,15 @@ fn is_own_issuer(certificate: &CertificateDer<'_>) -> bool {
     Parsed::from_der(certificate).map_or(true, |parsed| {
         parsed.x509().subject().as_raw() == parsed.x509().issuer().as_raw()
     })
+}
+
+/// How an anchor vouches for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The anchor's position among those that were given.
+    pub anchor: usize,
+    /// The serial that the anchor gave to the intermediate CA below it; none if it issued the leaf itself.
+    pub intermediate: Option<ForeignSerial>,
 }
 
 /// Why no anchor vouches for a certificate.
@@ -132,6 +162,9 @@ pub enum ChainError {
     /// `notAfter` lies before `notBefore`.
     #[error("the certificate's validity is empty")]
     EmptyValidity,
+    /// An intermediate CA has a serial that no list could name.
+    #[error("the serial of an intermediate CA is not positive or longer than 20 bytes")]
+    IntermediateSerial,
     /// No chain of good signatures leads to an anchor.
     #[error("no trusted CA vouches for it: {0:?}")]
     NotVouchedFor(webpki::Error),
@@ -216,6 +249,10 @@ mod tests {
         certificate.der().clone()
     }
 
+    const DIRECT: Path = Path {
+        anchor: 0,
+        intermediate: None,
+    };
     const IN_2026: Timestamp = Timestamp(1_780_000_000);
 
     #[test]
@@ -228,10 +265,47 @@ mod tests {
         ));
         for (from, until) in [(2020, 2030), (2000, 2001), (2040, 2041)] {
             let good = leaf(&ours, from, until);
-            assert_eq!(anchors.verify(&good, &[], IN_2026), Ok(()));
+            assert_eq!(anchors.verify(&good, &[], IN_2026), Ok(DIRECT));
             let forged = leaf(&pretender, from, until);
             assert_eq!(anchors.verify(&forged, &[], IN_2026), bad_signature);
         }
+    }
+
+    #[test]
+    fn the_anchor_that_vouches_is_named() {
+        let (ours, other) = (authority("Device CA"), authority("Other CA"));
+        let subordinate = {
+            let mut params = CertificateParams::default();
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, "Subordinate");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.serial_number = Some(rcgen::SerialNumber::from(vec![7]));
+            let key = KeyPair::generate().expect("a key");
+            let certificate = params.signed_by(&key, &other.issuer).expect("a CA");
+            Authority {
+                der: certificate.der().clone(),
+                issuer: Issuer::new(params, key),
+            }
+        };
+        let both = [ours.der.clone(), other.der.clone()];
+        let anchors = Anchors::new(&both).expect("anchors");
+        let verify = |leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]| {
+            anchors.verify(leaf, sent, IN_2026)
+        };
+        assert_eq!(verify(&leaf(&ours, 2020, 2030), &[]), Ok(DIRECT));
+        let direct = Path {
+            anchor: 1,
+            intermediate: None,
+        };
+        assert_eq!(verify(&leaf(&other, 2020, 2030), &[]), Ok(direct));
+        let through = Path {
+            anchor: 1,
+            intermediate: ForeignSerial::from_der_content(&[7]),
+        };
+        let sent = std::slice::from_ref(&subordinate.der);
+        assert_eq!(verify(&leaf(&subordinate, 2020, 2030), sent), Ok(through));
     }
 
     #[test]

@@ -3,15 +3,19 @@
 //! Values only: nothing here reads a clock, a file, a socket or a random source. Whatever two parts of
 //! Keybound must agree on has its one parser and its one printer in this crate.
 
+pub mod ca_certificate;
 pub mod certificate;
 pub mod chain;
 pub mod description;
+mod element;
 pub mod enrollment_code;
 pub mod feed;
 pub mod fingerprint;
 pub mod labels;
+pub mod foreign;
 pub mod name;
 pub mod problem;
+pub mod revocation_list;
 pub mod serial;
 pub mod server_address;
 pub mod server_certificate;
@@ -19,12 +23,15 @@ pub mod spiffe;
 pub mod status;
 pub mod timestamp;
 
+pub use ca_certificate::{CaCertificate, CaFault};
 pub use certificate::{Leaf, ReadError};
 pub use enrollment_code::{EnrollmentCode, Token};
 pub use fingerprint::Fingerprint;
 pub use labels::{DeviceLabels, Group, LabelChange, LabelValue, Tag};
+pub use foreign::{ForeignId, ForeignLeaf, ForeignSerial, IdRule};
 pub use name::{DeviceId, Name, NameError};
 pub use problem::Problem;
+pub use revocation_list::{CrlFault, RevocationList};
 pub use serial::{Index, Serial, SerialKey};
 pub use server_address::ServerAddress;
 pub use spiffe::{Identity, Kind, SpiffeId, TrustDomain};

@@ -128,7 +128,9 @@ const MAX_OTHERS_LENGTH: usize = 12 * 1024;
 /// The alert that says as much as a stranger may know.
 fn certificate_error(error: ChainError) -> CertificateError {
     match error {
-        ChainError::Leaf(_) | ChainError::EmptyValidity => CertificateError::BadEncoding,
+        ChainError::Leaf(_) | ChainError::EmptyValidity | ChainError::IntermediateSerial => {
+            CertificateError::BadEncoding
+        }
         ChainError::TooLong { .. } => Presented::TooLarge.into(),
         ChainError::NotVouchedFor(webpki_error) => {
             if webpki_error == webpki::Error::InvalidSignatureForPublicKey {
