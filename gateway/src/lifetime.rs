@@ -32,12 +32,20 @@ pub(crate) enum Turn {
 }
 
 impl Lifetime {
-    /// `drain` is how long a connection may take to finish.
+    /// `drain` is how long a connection may take to finish. One whose certificate has expired already lasts long enough for
+    /// its peer to ask, and to be told why it is refused.
     pub(crate) fn new(handle: Arc<Handle>, not_after: Option<Timestamp>, drain: Duration) -> Self {
         Self {
             handle,
             not_after,
-            expiry: not_after.map(|not_after| Box::pin(sleep(until_check(not_after)))),
+            expiry: not_after.map(|not_after| {
+                let first = if now() > not_after {
+                    TOLD_WITHIN
+                } else {
+                    until_check(not_after)
+                };
+                Box::pin(sleep(first))
+            }),
             drain,
             drain_deadline: None,
         }
@@ -96,5 +104,23 @@ fn until_check(not_after: Timestamp) -> Duration {
     left.clamp(MIN_SLEEP, MAX_SLEEP)
 }
 
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 const MIN_SLEEP: Duration = Duration::from_millis(1);
 const MAX_SLEEP: Duration = Duration::from_secs(60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_comes_with_an_expired_certificate_has_the_time_to_be_told() {
+        let (past, handle) = (Timestamp(1), Arc::new(Handle::new()));
+        let mut lifetime = Lifetime::new(Arc::clone(&handle), Some(past), Duration::from_secs(60));
+        // A network that is slower than the shortest sleep.
+        sleep(MIN_SLEEP * 20).await;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(lifetime.turn(&mut cx), Turn::Go);
+        handle.cut();
+        assert_eq!(lifetime.turn(&mut cx), Turn::End);
+    }
+}

@@ -43,6 +43,12 @@ impl Anchors {
         })))
     }
 
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.0.anchors.len()
+    }
+
     /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity, and
     /// says which one.
     ///

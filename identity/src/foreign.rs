@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
 use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::{
@@ -35,9 +37,9 @@ pub enum IdRule {
     Table(Table),
 }
 
-/// From the SHA-256 of certificates to ids.
+/// From the SHA-256 of certificates to ids. Cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table(HashMap<Fingerprint, DeviceId>);
+pub struct Table(Arc<HashMap<Fingerprint, DeviceId>>);
 
 /// Whose a certificate is: the anchor's name keeps the ids of several CAs apart, and from the registry's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +138,12 @@ impl fmt::Display for ForeignId {
     }
 }
 
+impl Serialize for ForeignId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Table {
     /// Reads lines of `fingerprint,id`, after an optional first line of these two words.
     ///
@@ -174,7 +182,7 @@ impl Table {
                 return Err(fault(TableFaultKind::TooMany));
             }
         }
-        Ok(Self(table))
+        Ok(Self(Arc::new(table)))
     }
 
     /// Whose a certificate is.

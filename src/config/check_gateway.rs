@@ -71,7 +71,7 @@ impl Notes {
             without_sni,
             max_staleness,
             tcp_routes,
-            proxies: self.networks(table.proxy_protocol_from, table.place),
+            proxies: self.networks(table.proxy_protocol_from),
             certificates,
             limits,
             rate,

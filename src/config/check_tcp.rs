@@ -114,18 +114,8 @@ impl Notes {
     }
 
     /// Judges the networks of load balancers.
-    pub(super) fn networks(
-        &mut self,
-        written: Option<Vec<Located<String>>>,
-        table: Place,
-    ) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, written: Option<Vec<Located<String>>>) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        if written.as_ref().is_some_and(Vec::is_empty) {
-            self.note(
-                table,
-                "proxy_protocol_from is empty; name load balancers, or leave it out",
-            );
-        }
         for Located { place, value } in written.unwrap_or_default() {
             let network = value
                 .parse::<IpNet>()
