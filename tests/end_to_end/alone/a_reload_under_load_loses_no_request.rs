@@ -42,7 +42,7 @@ async fn twenty_times() {
         // Every other time the server's own certificate is made anew, too.
         let more = if number % 4 < 2 { "" } else { ", 'b.example'" };
         format!(
-            "names = ['localhost'{more}]\n[gateway]\nmax_staleness = '{}h'\n[[gateway.route]]\nupstream = 'http://{upstream}'\n",
+            "names = ['localhost'{more}]\n[gateway]\nrate = 'unlimited'\nmax_staleness = '{}h'\n[[gateway.route]]\nupstream = 'http://{upstream}'\n",
             number + 1
         )
     };

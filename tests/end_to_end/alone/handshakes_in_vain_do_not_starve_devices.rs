@@ -11,7 +11,10 @@ use crate::harness::{Server, Setup, figure};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_threads_of_them() {
-    let server = Server::start(Setup::default());
+    let server = Server::start(Setup::default().argument("--config").argument(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/end_to_end/alone/unlimited.toml"
+    )));
     let mut honest = Honest::new(&server, &server.device("honest")).await;
     let run = |seconds| Instant::now() + Duration::from_secs(seconds);
     let mut calm = Waits::default();
