@@ -193,7 +193,9 @@ impl Client {
             let mut tls = handshake(rig, config, name).await?;
             tls.read_to_end(&mut Vec::new()).await
         };
-        match read.await {
+        // Whoever is let in would wait for its first request.
+        let read = tokio::time::timeout(Duration::from_secs(5), read);
+        match read.await.expect("a refusal in time") {
             Ok(_) => Verdict::Closed,
             Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
                 Some(rustls::Error::AlertReceived(alert)) => Verdict::Alert(*alert),
