@@ -1,5 +1,6 @@
 //! What the dialects say, read by others: nginx and Envoy write their own headers for the same certificates, and
 //! parsers that are not ours (`tests/peers/`) read these. The certificates are made by hand, for no library makes such.
+//! Long, because the odd certificates and all their readers share one table.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,5 @@
-//! Refusals as they leave: the one place where a reason becomes a status, a code and a sentence.
+//! Refusals as they leave: the one place where a reason becomes a status, a code and a sentence. It is long because it is one
+//! place: each match is exhaustive, and they are read side by side.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};

@@ -3,6 +3,7 @@
 //!
 //! What makes a list say less than "these, and of everything I issued no others" is refused by name: deltas, parts,
 //! lists of other issuers' certificates, and critical extensions that nobody here understands.
+//! The grammar is followed from top to bottom in this one file.
 
 use std::fmt;
 use std::time::Duration;

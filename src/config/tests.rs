@@ -1,3 +1,5 @@
+//! What a configuration file may say: a test per key and its mistakes, in the order of the file.
+
 use super::file::ConfigFile;
 use super::*;
 
