@@ -83,11 +83,12 @@ impl Decisions {
             Outcome::Forwarded | Outcome::ForwardedAnonymously | Outcome::Abandoned => false,
             Outcome::Refused(_) | Outcome::HandshakeRefused(_) => true,
         };
-        if refused && self.may_log(record.at) {
+        if (refused || record.reported.is_some()) && self.may_log(record.at) {
             // What a peer chose is logged with its control characters escaped.
             tracing::info!(
                 target: "decision",
                 outcome = record.outcome.as_str(),
+                reported = record.reported.map(|code| code.as_str()),
                 address = %record.address,
                 device = record.device.as_ref().map(tracing::field::display),
                 serial = record.serial.map(tracing::field::display),
@@ -96,7 +97,8 @@ impl Decisions {
                 host = record.host.as_ref().map(tracing::field::debug),
                 method = record.method.as_ref().map(tracing::field::debug),
                 path = record.path.as_ref().map(tracing::field::debug),
-                "refused by the gateway"
+                "{}",
+                if refused { "refused by the gateway" } else { "let through by a route that only reports" }
             );
         }
         self.push(Entry::Gateway(record));
@@ -223,9 +225,10 @@ fn view(entry: &Entry) -> api::Decision {
             method: record.method.clone(),
             path: record.path.clone(),
             outcome: record.outcome.as_str().to_owned(),
+            reported: record.reported.map(|code| code.as_str().to_owned()),
             status: record.status,
             milliseconds: milliseconds(record.duration),
-            reason: reason(record.outcome).to_owned(),
+            reason: gateway_reason(record),
         },
         Entry::Enrollment(decision) => api::Decision {
             at: rfc3339(decision.at),
@@ -241,10 +244,21 @@ fn view(entry: &Entry) -> api::Decision {
                 .operation
                 .map(|operation| format!("/.well-known/est/{operation}")),
             outcome: decision.outcome.clone(),
+            reported: None,
             status: decision.status,
             milliseconds: milliseconds(decision.duration),
             reason: enrollment_reason(decision),
         },
+    }
+}
+
+fn gateway_reason(record: &Record) -> String {
+    match record.reported {
+        None => reason(record.outcome).to_owned(),
+        Some(code) => format!(
+            "The route only reports; else the request would have been refused. {}",
+            reason(Outcome::Refused(code))
+        ),
     }
 }
 
@@ -286,6 +300,7 @@ mod tests {
             address: address.parse().expect("an address"),
             device: device.map(|id| DeviceId::parse(id).expect("legal")),
             serial: None,
+            reported: None,
             unregistered: None,
             server_name: None,
             host: None,

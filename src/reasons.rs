@@ -49,6 +49,9 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::CertificateRequired => {
             "The connection has no certificate, and the route is for devices. Other routes of this name let requests pass without one."
         }
+        Code::CertificateUntrusted => {
+            "No CA that the gateway believes issued the certificate. Enroll the device here, or add its CA as an anchor."
+        }
         Code::GroupNotAllowed => {
             "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one."
         }

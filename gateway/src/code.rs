@@ -23,6 +23,7 @@ pub enum Code {
     HostMismatch,
     NoRoute,
     CertificateRequired,
+    CertificateUntrusted,
     GroupNotAllowed,
     PathRefused,
     MethodRefused,
@@ -47,7 +48,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -61,6 +62,7 @@ impl Code {
         Self::HostMismatch,
         Self::NoRoute,
         Self::CertificateRequired,
+        Self::CertificateUntrusted,
         Self::GroupNotAllowed,
         Self::PathRefused,
         Self::MethodRefused,
@@ -99,6 +101,7 @@ impl Code {
             Self::HostMismatch => "host-mismatch",
             Self::NoRoute => "no-route",
             Self::CertificateRequired => "certificate-required",
+            Self::CertificateUntrusted => "certificate-untrusted",
             Self::GroupNotAllowed => "group-not-allowed",
             Self::PathRefused => "path-refused",
             Self::MethodRefused => "method-refused",

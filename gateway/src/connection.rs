@@ -65,6 +65,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     let Accepted {
         stream,
         certificate,
+        untrusted,
         intermediates,
         anchors,
         server_name,
@@ -81,8 +82,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     let peer = Peer {
         address,
         server_name,
-        credential: match certificate {
-            Some(certificate) => Credential::read(
+        credential: match (certificate, untrusted) {
+            (Some(certificate), _) => Credential::read(
                 Evidence {
                     certificate,
                     intermediates,
@@ -93,7 +94,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
                 shared.status.fingerprint_key(),
             ),
             // Where the acceptor lets clients go without one.
-            None => Credential::Anonymous,
+            (None, Some(fault)) => Credential::Untrusted(fault),
+            (None, None) => Credential::Anonymous,
         },
     };
     let issued = peer.issued();
@@ -411,6 +413,7 @@ fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Durati
         address,
         device: None,
         serial: None,
+        reported: None,
         unregistered: None,
         server_name: None,
         host: None,

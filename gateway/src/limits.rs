@@ -16,11 +16,10 @@ use crate::rate_limits::{Bucket, Caller, network};
 use crate::refusal::Refusal;
 use crate::request::Connection;
 
-/// Holds a request to its route's limits: how often, and how long head and body may be.
-pub(crate) fn check(
+/// Holds a request to its route's limit on how often there may be one.
+pub(crate) fn check_rate(
     connection: &Connection,
     permit: &Permit<'_>,
-    request: &Request<Incoming>,
     instant: Instant,
 ) -> Result<(), Refusal> {
     let policy = &permit.route().policy;
@@ -37,6 +36,12 @@ pub(crate) fn check(
                 .map_err(Refusal::RateLimited)?;
         }
     }
+    Ok(())
+}
+
+/// Holds a request to its route's limits on how long head and body may be.
+pub(crate) fn check_size(permit: &Permit<'_>, request: &Request<Incoming>) -> Result<(), Refusal> {
+    let policy = &permit.route().policy;
     let is_longer = |length: u64, most: Option<u64>| most.is_some_and(|most| length > most);
     if policy.max_head.is_some() {
         let length = head_length(request.method(), request.uri(), request.headers());

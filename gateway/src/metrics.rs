@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     /// By the first digit of the status.
     answers: [Counter; 5],
     refusals: [Counter; Code::ALL.len()],
+    reported: [Counter; Code::ALL.len()],
     pub(crate) anonymous: Counter,
     pub(crate) upstream_connections: Counter,
     pub(crate) upstream_retries: Counter,
@@ -63,6 +64,11 @@ impl Metrics {
             "refusals",
             "Requests answered by the gateway, by code",
         );
+        let reported = family(
+            registry,
+            "reported_refusals",
+            "Requests let through by routes that only report, by the code of the refusal",
+        );
         let resolve = |family: &Family<Labels, Counter>, name, value| {
             family.get_or_create(&[(name, value)]).clone()
         };
@@ -73,6 +79,7 @@ impl Metrics {
             answers: ["1xx", "2xx", "3xx", "4xx", "5xx"]
                 .map(|class| resolve(&answers, "status", class)),
             refusals: Code::ALL.map(|code| resolve(&refusals, "code", code.as_str())),
+            reported: Code::ALL.map(|code| resolve(&reported, "code", code.as_str())),
             connections_open: gauge(registry, "connections_open", "Open connections"),
             connections_refused: counter(
                 registry,
@@ -134,6 +141,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, code: Code) {
         self.refusals[code as usize].inc();
+    }
+
+    pub(crate) fn reported(&self, code: Code) {
+        self.reported[code as usize].inc();
     }
 
     pub(crate) fn answered(&self, status: u16) {

@@ -11,6 +11,7 @@ use crate::presented::{Evidence, Presented};
 
 use crate::connections::Holder;
 use crate::rate_limits::network;
+use crate::tls::HandshakeFault;
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) enum Credential {
     Issued(Issued),
     /// A certificate that bears an anchor's signature and breaks a rule.
     Unreadable(ReadError),
+    /// A certificate that no anchor vouches for, which only some server names let pass; and why.
+    Untrusted(HandshakeFault),
     /// Nothing: there is no certificate, which only some server names allow.
     Anonymous,
 }
@@ -94,7 +97,9 @@ impl Peer {
         match &self.credential {
             Credential::Issued(issued) => Holder::Certificate(issued.index),
             Credential::Unreadable(_) => Holder::Nameless,
-            Credential::Anonymous => Holder::Address(network(self.address.ip())),
+            Credential::Untrusted(_) | Credential::Anonymous => {
+                Holder::Address(network(self.address.ip()))
+            }
         }
     }
 
@@ -102,7 +107,7 @@ impl Peer {
     pub(crate) fn issued(&self) -> Option<&Issued> {
         match &self.credential {
             Credential::Issued(issued) => Some(issued),
-            Credential::Unreadable(_) | Credential::Anonymous => None,
+            Credential::Unreadable(_) | Credential::Untrusted(_) | Credential::Anonymous => None,
         }
     }
 }

@@ -341,6 +341,14 @@ fn denied(denial: Denial) -> Fields {
             "Certificate required",
             "This route is for devices with a certificate, and the connection has none. Connect with one.",
         ),
+        Denial::Untrusted(fault) => {
+            return (
+                S::FORBIDDEN,
+                Code::CertificateUntrusted,
+                "Certificate untrusted",
+                fault.detail().to_owned(),
+            );
+        }
         Denial::GroupNotAllowed => (
             S::FORBIDDEN,
             Code::GroupNotAllowed,

@@ -89,7 +89,7 @@ fn max_requests(connection: &Connection) -> usize {
     let limits = connection.worker.shared.limits.load();
     match connection.peer.credential {
         Credential::Issued(_) | Credential::Unreadable(_) => limits.max_requests_per_device,
-        Credential::Anonymous => limits.max_requests_per_address,
+        Credential::Untrusted(_) | Credential::Anonymous => limits.max_requests_per_address,
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) async fn answer(
     let websocket = asks_for_websocket(&request);
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
-    let is_anonymous = Cell::new(false);
+    let passage = Passage::default();
     let forwarding = async {
         admitted?;
         forward(
@@ -119,7 +119,7 @@ pub(crate) async fn answer(
             request,
             &request_id,
             websocket,
-            &is_anonymous,
+            &passage,
         )
         .await
     };
@@ -131,12 +131,7 @@ pub(crate) async fn answer(
             tracing::error!(request_id = ?request_id, "a request hit a bug");
             Err(Refusal::Panic)
         });
-    let forwarded = if is_anonymous.get() {
-        audit.forget_device();
-        Outcome::ForwardedAnonymously
-    } else {
-        Outcome::Forwarded
-    };
+    let forwarded = audit.passed(&passage);
     let (outcome, mut answer) = match outcome {
         Ok(Answer::Tunnel(head)) => (forwarded, head.map(|()| AnswerBody::empty(flight))),
         Ok(Answer::Forwarded(head)) => (
@@ -194,11 +189,19 @@ struct Audit {
 }
 
 impl Audit {
-    /// Nobody's certificate was looked at, so the record names none.
-    fn forget_device(&mut self) {
+    /// Where nobody's certificate was looked at, the record names none.
+    fn passed(&mut self, passage: &Passage) -> Outcome {
         if let Some(record) = &mut self.record {
-            record.device = None;
-            record.serial = None;
+            record.reported = passage.reported.get();
+            if passage.is_anonymous.get() && record.reported.is_none() {
+                record.device = None;
+                record.serial = None;
+            }
+        }
+        if passage.is_anonymous.get() {
+            Outcome::ForwardedAnonymously
+        } else {
+            Outcome::Forwarded
         }
     }
 
@@ -220,6 +223,15 @@ impl Drop for Audit {
     }
 }
 
+/// How a request was let through.
+#[derive(Default)]
+struct Passage {
+    /// Without an identity.
+    is_anonymous: Cell<bool>,
+    /// Where it would have been refused, had its route not only reported it.
+    reported: Cell<Option<Code>>,
+}
+
 /// An upstream's answer, its headers cleaned.
 enum Answer {
     Forwarded(Response<ResponseBody>),
@@ -233,7 +245,7 @@ async fn forward(
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
     websocket: bool,
-    is_anonymous: &Cell<bool>,
+    passage: &Passage,
 ) -> Result<Answer, Refusal> {
     let Connection {
         worker,
@@ -264,15 +276,23 @@ async fn forward(
     let view = worker.shared.policy.view();
     let now = now();
 
-    let permit = authorize(peer, asked, &view, standing, now).map_err(Refusal::Denied)?;
+    let mut permit = authorize(peer, asked, &view, standing, now).map_err(Refusal::Denied)?;
+    let report = |refusal| report(&worker.shared, passage, refusal);
     match permit.device() {
         Some(device) => sight(connection, device, now),
         None => {
             worker.shared.metrics.anonymous.inc();
-            is_anonymous.set(true);
+            passage.is_anonymous.set(true);
         }
     }
-    limits::check(connection, &permit, &request, instant)?;
+    if let Some(denial) = permit.reported() {
+        report(Refusal::Denied(denial));
+    }
+    match limits::check_rate(connection, &permit, instant) {
+        Err(refusal) if permit.only_reports() => report(refusal),
+        checked => checked?,
+    }
+    limits::check_size(&permit, &request)?;
 
     headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
     let assertion = assertion(connection, &permit, now);
@@ -282,7 +302,16 @@ async fn forward(
         host: &host,
         assertion: assertion.as_ref(),
     };
-    headers::identify(request.headers_mut(), &permit, &hop).map_err(Refusal::Header)?;
+    let identified = headers::identify(request.headers_mut(), &permit, &hop);
+    if let (Err(fault), Some(nobody)) = (identified, permit.without_device()) {
+        report(Refusal::Header(fault));
+        passage.is_anonymous.set(true);
+        permit = nobody;
+        headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
+        headers::identify(request.headers_mut(), &permit, &hop).map_err(Refusal::Header)?;
+    } else {
+        identified.map_err(Refusal::Header)?;
+    }
     if websocket {
         let headers = request.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -291,6 +320,15 @@ async fn forward(
     to_origin_form(&mut request)?;
 
     exchange(connection, flight, permit, request, websocket).await
+}
+
+/// Notes what a request is let pass in spite of.
+fn report(shared: &Shared, passage: &Passage, refusal: Refusal) {
+    let code = wire(refusal).code;
+    shared.metrics.reported(code);
+    if passage.reported.get().is_none() {
+        passage.reported.set(Some(code));
+    }
 }
 
 /// Sends the request, and makes of the answer what the device gets.
@@ -340,7 +378,9 @@ pub(crate) fn standing(connection: &Connection, instant: Instant) -> Standing {
             table.status(issued.index, issued.fingerprint),
             table.class(issued.index),
         ),
-        Credential::Unreadable(_) | Credential::Anonymous => (Status::Unknown, Class::default()),
+        Credential::Unreadable(_) | Credential::Untrusted(_) | Credential::Anonymous => {
+            (Status::Unknown, Class::default())
+        }
     };
     Standing {
         status,
@@ -416,6 +456,7 @@ pub(crate) fn record_fault(connection: &Connection, fault: Code) {
         address: peer.address,
         device: peer.issued().map(|issued| issued.device.clone()),
         serial: peer.issued().map(|issued| issued.serial),
+        reported: None,
         unregistered: None,
         server_name: peer.server_name.clone(),
         host: None,
@@ -445,6 +486,7 @@ fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderVal
         address: peer.address,
         device: issued.map(|issued| issued.device.clone()),
         serial: issued.map(|issued| issued.serial),
+        reported: None,
         unregistered: None,
         server_name: peer.server_name.clone(),
         host: host.map(bounded),

@@ -337,6 +337,9 @@ pub(crate) struct Decision {
     pub(crate) path: Option<String>,
     /// `forwarded`, `issued`, …, or the code of the refusal.
     pub(crate) outcome: String,
+    /// The code with which the request would have been refused, had its route not only reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reported: Option<String>,
     /// The HTTP status that was answered; none if it did not come to HTTP.
     pub(crate) status: Option<u16>,
     pub(crate) milliseconds: u64,

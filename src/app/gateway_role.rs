@@ -130,9 +130,7 @@ pub(super) fn policy(gateway: &GatewayConfig, snapshot: &Snapshot, trust: &Trust
         anchors: trust.anchors.clone(),
         hints: trust.hints.clone(),
         clients: Clients::Required,
-        clients_by_name: (snapshot.names_without_certificate().into_iter())
-            .map(|name| (name, Clients::Optional))
-            .collect(),
+        clients_by_name: snapshot.clients_by_name(),
         alpn_by_name: (gateway.tcp_routes.iter())
             .map(|route| {
                 let alpn = route.alpn.iter().map(|name| name.as_bytes().to_vec());

@@ -50,13 +50,18 @@ fn describe_decision(decision: &Decision) -> String {
         .status
         .map(|status| format!(", HTTP {status}"))
         .unwrap_or_default();
+    let reported = decision
+        .reported
+        .as_ref()
+        .map(|code| format!(", reported {code}"))
+        .unwrap_or_default();
     let request = decision
         .request_id
         .as_ref()
         .map(|id| format!(", request {id}"))
         .unwrap_or_default();
     let second = format!(
-        "    {}{status}{request}, {} ms: {}",
+        "    {}{reported}{status}{request}, {} ms: {}",
         decision.outcome, decision.milliseconds, decision.reason
     );
     format!("{}\n{}\n", harmless(&first), harmless(&second))

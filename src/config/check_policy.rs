@@ -73,7 +73,7 @@ impl Notes {
                     );
                 }
             }
-            ClientMode::Require | ClientMode::Request => {}
+            ClientMode::Require | ClientMode::Request | ClientMode::ReportOnly => {}
         }
         if keys.rate.is_none()
             && let Some(burst) = &keys.burst
@@ -101,7 +101,7 @@ impl Notes {
     ) -> Vec<Group> {
         let place = written.first().map_or(route, |first| first.place);
         match client {
-            ClientMode::Require => {}
+            ClientMode::Require | ClientMode::ReportOnly => {}
             ClientMode::Request | ClientMode::Anonymous => self.note(
                 place,
                 "groups asks for a device, and client lets requests pass without one; write client = \"require\", or leave groups out",

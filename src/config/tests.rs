@@ -100,7 +100,7 @@ identity = ["device-id", "XFCC"]
         "line 13: without_sni other is not a name of the server certificate; add it to names, which are: api.example.com",
         "line 15: the route's host elsewhere.example.com is not a name of the server certificate; add it to names, which are: api.example.com",
         "line 17: the route has no upstream; write for example upstream = \"http://10.0.0.5:8080\"",
-        "line 19: client = \"anybody\" is not known; write \"require\", \"request\" or \"anonymous\", or leave it out, which is \"require\"",
+        "line 19: client = \"anybody\" is not known; write \"require\", \"request\", \"anonymous\" or \"report-only\", or leave it out, which is \"require\"",
         "line 21: this route has the same host and path as the route of line 17; list all its upstreams in one route",
         "line 23: the upstream \"https://10.0.0.1\" speaks TLS, so it needs roots: write a [[gateway.upstream]] with name, servers and roots, and its name here",
         "line 24: the identity form \"XFCC\" is not known; write \"device-id\", \"client-cert\", \"client-cert-chain\", \"xfcc\", \"nginx\", \"traefik\", \"aws-alb\", \"cloudflare\" or \"assertion\"",

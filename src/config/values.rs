@@ -121,8 +121,9 @@ pub(super) fn client(text: &str) -> Result<ClientMode, String> {
         "require" => Ok(ClientMode::Require),
         "request" => Ok(ClientMode::Request),
         "anonymous" => Ok(ClientMode::Anonymous),
+        "report-only" => Ok(ClientMode::ReportOnly),
         _ => Err(format!(
-            "client = {text:?} is not known; write \"require\", \"request\" or \"anonymous\", or leave it out, which is \"require\""
+            "client = {text:?} is not known; write \"require\", \"request\", \"anonymous\" or \"report-only\", or leave it out, which is \"require\""
         )),
     }
 }

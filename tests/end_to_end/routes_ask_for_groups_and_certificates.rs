@@ -1,5 +1,6 @@
 //! Groups, client modes and limits, from the configuration and `keybound device label` to the answer that curl gets.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::upstream::Upstream;
@@ -27,9 +28,10 @@ fn start(upstream: &Upstream) -> (Server, tempfile::TempDir) {
             "max_body = \"10B\"\nmax_head = \"1KiB\"",
         ),
         route("closed.test", "/", ""),
+        route("reported.test", "/", "client = \"report-only\""),
     ];
     let written = format!(
-        "names = [\"localhost\", \"closed.test\"]\n[gateway]\n{}",
+        "names = [\"localhost\", \"closed.test\", \"reported.test\"]\n[gateway]\n{}",
         routes.concat()
     );
     std::fs::write(&file, written).unwrap();
@@ -208,6 +210,66 @@ async fn who_has_no_certificate_gets_as_far_as_the_routes_say() {
     assert_eq!(upstream.received(), "");
     let explained = server.run(&["explain", "127.0.0.1"]);
     assert!(explained.contains("forwarded-anonymously"), "{explained}");
+}
+
+/// A certificate and its key that no CA of ours knows, as curl takes them.
+fn self_made(directory: &Path) -> [String; 4] {
+    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (key, certificate) = (file("stranger.key"), file("stranger.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=a"])
+        .args(["-keyout", &key, "-out", &certificate])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    ["--cert".into(), certificate, "--key".into(), key]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_would_be_refused_is_reported_and_passes_as_nobody() {
+    let upstream = Upstream::start().await;
+    let (server, kept) = start(&upstream);
+    let device = server.device("a");
+    let url = server.url("/").replace("localhost", "reported.test");
+    let port = server.gateway().port();
+    let resolve = format!("reported.test:{port}:127.0.0.1");
+    let get = [
+        "--include",
+        "--resolve",
+        &resolve,
+        "-H",
+        "X-Device-Id: admin",
+        &url,
+    ];
+    assert_eq!(status(&device.curl(&server, &get)), "200");
+    let told = |upstream: &Upstream| upstream.received().to_ascii_lowercase();
+    assert!(told(&upstream).contains("x-device-id: a\r\n"));
+
+    server.run(&["device", "revoke", "a"]);
+    upstream.forget();
+    assert_eq!(status(&device.curl(&server, &get)), "200");
+    let self_made = self_made(kept.path());
+    let mut with_another: Vec<&str> = self_made.iter().map(String::as_str).collect();
+    with_another.extend(get);
+    assert_eq!(status(&stranger(&server, &with_another)), "200");
+    assert_eq!(status(&stranger(&server, &get)), "200");
+    let received = told(&upstream);
+    assert_eq!(received.matches("x-request-id: ").count(), 3, "{received}");
+    assert!(!received.contains("x-device-id"), "{received}");
+
+    let explained = server.run(&["explain", "127.0.0.1"]);
+    for code in ["revoked", "certificate-untrusted", "certificate-required"] {
+        let expected = format!("forwarded-anonymously, reported {code}, HTTP 200");
+        assert!(explained.contains(&expected), "{explained}");
+    }
+    let explained = server.run(&["explain", "a"]);
+    assert!(explained.contains("reported revoked"), "{explained}");
+    // Under another name the stranger is refused as ever.
+    let elsewhere = server.url("/open");
+    let mut arguments: Vec<&str> = self_made.iter().map(String::as_str).collect();
+    arguments.push(&elsewhere);
+    assert!(!stranger(&server, &arguments).status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The decision on one request: who may have it forwarded, and where to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use identity::feed::ClassDefinition;
@@ -12,6 +13,7 @@ use super::route::{LimitId, Placed, Route, RouteTable};
 use super::route_policy::ClientMode;
 use super::tcp_route::{TcpRoute, TcpRouteTable};
 use crate::peer::{Credential, Issued, Peer};
+use crate::tls::{Clients, HandshakeFault};
 
 /// What is decided by, beside the peer and its status. Swapped whole; one is taken per request.
 #[derive(Debug, Default)]
@@ -27,24 +29,28 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The server names with which a client may go without a certificate, because some route that it can reach lets
-    /// requests pass so: in lower case, without a dot at the end; `*.` stands for one label. Without a name, it may not.
-    pub fn names_without_certificate(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
+    /// The server names with which a client may go without a certificate, or with any, because some route that it can
+    /// reach lets requests pass so: in lower case, without a dot at the end; `*.` stands for one label. Without a name, it
+    /// may not.
+    pub fn clients_by_name(&self) -> HashMap<String, Clients> {
+        let mut names = HashMap::new();
         for placed in self.routes.all() {
-            let admits = match placed.route.policy.client {
-                ClientMode::Require => false,
-                ClientMode::Request | ClientMode::Anonymous => true,
+            let clients = match placed.route.policy.client {
+                ClientMode::Require => continue,
+                ClientMode::Request | ClientMode::Anonymous => Clients::Optional,
+                ClientMode::ReportOnly => Clients::Any,
             };
             let reached = match &placed.route.host {
-                _ if !admits => &[],
                 Some(host) => std::slice::from_ref(host),
                 None => &self.server_names[..],
             };
             for name in reached {
                 let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-                if !names.contains(&name) && self.tcp_routes.find(&name).is_none() {
-                    names.push(name);
+                if self.tcp_routes.find(&name).is_none() {
+                    let most = names.entry(name).or_insert(clients);
+                    if clients == Clients::Any {
+                        *most = clients;
+                    }
                 }
             }
         }
@@ -135,12 +141,32 @@ pub(crate) struct Standing {
 pub(crate) struct Permit<'a> {
     device: Option<&'a Issued>,
     placed: &'a Placed,
+    reported: Option<Denial>,
 }
 
 impl<'a> Permit<'a> {
     /// Whose request it is; `None` if it passes without identity.
     pub(crate) fn device(&self) -> Option<&'a Issued> {
         self.device
+    }
+
+    /// Why it would be refused, if its route did not let it pass so that this can be reported.
+    pub(crate) fn reported(&self) -> Option<Denial> {
+        self.reported
+    }
+
+    /// Whether nothing is refused on the route for who asks, or how often, but only reported.
+    pub(crate) fn only_reports(&self) -> bool {
+        self.placed.route.policy.client == ClientMode::ReportOnly
+    }
+
+    /// The same permit for nobody, for a device that cannot be told of, on a route that only reports.
+    pub(crate) fn without_device(&self) -> Option<Self> {
+        self.only_reports().then_some(Self {
+            device: None,
+            placed: self.placed,
+            reported: self.reported,
+        })
     }
 
     /// The route that it takes.
@@ -204,6 +230,8 @@ pub(crate) enum Denial {
     NoRoute,
     /// The route asks for a certificate, and there is none.
     CertificateRequired,
+    /// There is a certificate, and no anchor vouches for it.
+    Untrusted(HandshakeFault),
     /// The device is in none of the route's groups.
     GroupNotAllowed,
 }
@@ -211,7 +239,7 @@ pub(crate) enum Denial {
 /// Decides on one request. The checks stand in the order of DESIGN: validity, status, host, route, the route's policy.
 ///
 /// Only where the route wants to know nobody is no certificate looked at; so the route is looked for first, and what was
-/// found out is told in its turn.
+/// found out is told in its turn. Where it only reports, whoever is not let through as a device passes as nobody.
 pub(crate) fn authorize<'a>(
     peer: &'a Peer,
     asked: Asked<'_>,
@@ -224,21 +252,57 @@ pub(crate) fn authorize<'a>(
         && placed.route.policy.client == ClientMode::Anonymous
     {
         let device = None;
-        return Ok(Permit { device, placed });
+        return Ok(Permit {
+            device,
+            placed,
+            reported: None,
+        });
     }
+    let decided = identified(peer, routed, view, standing, now);
+    match (decided, routed) {
+        (Err(denial), Ok(placed)) if placed.route.policy.client == ClientMode::ReportOnly => {
+            Ok(Permit {
+                device: None,
+                placed,
+                reported: Some(denial),
+            })
+        }
+        (decided, _) => decided,
+    }
+}
+
+/// Decides where certificates matter.
+fn identified<'a>(
+    peer: &'a Peer,
+    routed: Result<&'a Placed, Denial>,
+    view: &View,
+    standing: Standing,
+    now: Timestamp,
+) -> Result<Permit<'a>, Denial> {
     let device = match &peer.credential {
-        Credential::Issued(_) | Credential::Unreadable(_) => Some(vouch(peer, standing, now)?),
+        Credential::Issued(_) | Credential::Unreadable(_) | Credential::Untrusted(_) => {
+            Some(vouch(peer, standing, now)?)
+        }
         Credential::Anonymous => None,
     };
     let placed = routed?;
     match placed.route.policy.client {
-        ClientMode::Require if device.is_none() => return Err(Denial::CertificateRequired),
-        ClientMode::Require | ClientMode::Request | ClientMode::Anonymous => {}
+        ClientMode::Require | ClientMode::ReportOnly if device.is_none() => {
+            return Err(Denial::CertificateRequired);
+        }
+        ClientMode::Require
+        | ClientMode::Request
+        | ClientMode::Anonymous
+        | ClientMode::ReportOnly => {}
     }
     if !view.admits(placed, device.map(|_| standing.class)) {
         return Err(Denial::GroupNotAllowed);
     }
-    Ok(Permit { device, placed })
+    Ok(Permit {
+        device,
+        placed,
+        reported: None,
+    })
 }
 
 fn find_route<'a>(peer: &Peer, asked: Asked<'_>, view: &'a View) -> Result<&'a Placed, Denial> {
@@ -267,6 +331,7 @@ fn vouch(peer: &Peer, standing: Standing, now: Timestamp) -> Result<&Issued, Den
     let device = match &peer.credential {
         Credential::Issued(issued) => issued,
         Credential::Unreadable(rule) => return Err(Denial::IdentityInvalid(*rule)),
+        Credential::Untrusted(fault) => return Err(Denial::Untrusted(*fault)),
         Credential::Anonymous => return Err(Denial::CertificateRequired),
     };
     if now < device.validity.not_before {

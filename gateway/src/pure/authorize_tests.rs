@@ -41,6 +41,14 @@ fn snapshot() -> Snapshot {
             route("/open", client(ClientMode::Anonymous)),
             route("/blue", groups(&["blue", "green"])),
             route("/nobody", groups(&[])),
+            route("/report", client(ClientMode::ReportOnly)),
+            route(
+                "/report/blue",
+                RoutePolicy {
+                    client: ClientMode::ReportOnly,
+                    ..groups(&["blue"])
+                },
+            ),
             route(
                 "/request/blue",
                 RoutePolicy {
@@ -207,7 +215,7 @@ fn groups() {
 
 #[test]
 fn names_that_admit_without_certificate() {
-    let check = |routes: &[(Option<&str>, ClientMode)], expected: &[&str]| {
+    let check = |routes: &[(Option<&str>, ClientMode)], expected: &[(&str, Clients)]| {
         let routes = routes
             .iter()
             .enumerate()
@@ -225,12 +233,17 @@ fn names_that_admit_without_certificate() {
             routes: RouteTable::new(routes.collect()).expect("routes"),
             ..snapshot()
         };
-        let mut names = snapshot.names_without_certificate();
-        names.sort();
-        assert_eq!(names, expected);
+        let expected = expected.iter();
+        assert_eq!(
+            snapshot.clients_by_name(),
+            expected
+                .map(|(name, clients)| ((*name).to_owned(), *clients))
+                .collect()
+        );
     };
-    use ClientMode::{Anonymous, Request, Require};
-    let everywhere = ["*.wild.example", "api.example.com"];
+    use ClientMode::{Anonymous, ReportOnly, Request, Require};
+    use Clients::{Any, Optional};
+    let everywhere = [("*.wild.example", Optional), ("api.example.com", Optional)];
     check(&[(None, Require), (Some("api.example.com"), Require)], &[]);
     check(
         &[(None, Request), (Some("api.example.com"), Require)],
@@ -244,8 +257,81 @@ fn names_that_admit_without_certificate() {
             (Some("a.wild.example"), Request),
             (Some("api.example.com"), Require),
         ],
-        &["a.wild.example"],
+        &[("a.wild.example", Optional)],
     );
+    // Strangers get through the handshake where something is only reported, and nowhere else.
+    check(
+        &[
+            (Some("api.example.com"), Request),
+            (Some("api.example.com"), ReportOnly),
+            (Some("api.example.com"), Anonymous),
+            (Some("b.wild.example"), Request),
+        ],
+        &[("api.example.com", Any), ("b.wild.example", Optional)],
+    );
+}
+
+#[test]
+fn a_route_that_only_reports_tells_of_good_devices_alone() {
+    let view = view();
+    let ask = |credential: Option<Credential>, path: &str, standing, now| {
+        let mut peer = peer((500, 1_500), Some("api.example.com"));
+        if let Some(credential) = credential {
+            peer.credential = credential;
+        }
+        let host = Host::from_name("api.example.com").expect("legal");
+        let asked = Asked { host: &host, path };
+        authorize(&peer, asked, &view, standing, Timestamp(now))
+            .map(|permit| (permit.device().is_some(), permit.reported()))
+    };
+    let bad = |status| Standing { status, ..GOOD };
+    let untrusted = || Credential::Untrusted(HandshakeFault::UnknownIssuer);
+    assert_eq!(ask(None, "/report", GOOD, 1_000), Ok((true, None)));
+    for (credential, standing, now, denial) in [
+        (None, bad(Status::Revoked), 1_000, Denial::Revoked),
+        (None, bad(Status::Unknown), 1_000, Denial::Unregistered),
+        (None, GOOD, 1_501, Denial::Expired),
+        (None, GOOD, 499, Denial::NotYetValid),
+        (
+            Some(Credential::Anonymous),
+            GOOD,
+            1_000,
+            Denial::CertificateRequired,
+        ),
+        (
+            Some(untrusted()),
+            GOOD,
+            1_000,
+            Denial::Untrusted(HandshakeFault::UnknownIssuer),
+        ),
+        (
+            Some(Credential::Unreadable(ReadError::NoName)),
+            GOOD,
+            1_000,
+            Denial::IdentityInvalid(ReadError::NoName),
+        ),
+    ] {
+        assert_eq!(
+            ask(credential, "/report", standing, now),
+            Ok((false, Some(denial)))
+        );
+    }
+    // Of a class in no group of the route.
+    assert_eq!(
+        ask(None, "/report/blue", GOOD, 1_000),
+        Ok((false, Some(Denial::GroupNotAllowed)))
+    );
+    // What has nothing to do with who asks is refused here, too; and no other route becomes lenient.
+    assert_eq!(
+        ask(None, "/report/../v1", GOOD, 1_000).err(),
+        Some(Denial::Path(PathFault::DotSegment))
+    );
+    for path in ["/v1", "/request"] {
+        assert_eq!(
+            ask(Some(untrusted()), path, GOOD, 1_000).err(),
+            Some(Denial::Untrusted(HandshakeFault::UnknownIssuer))
+        );
+    }
 }
 
 fn with_status(status: Status) -> Case {

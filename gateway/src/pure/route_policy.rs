@@ -29,6 +29,8 @@ pub enum ClientMode {
     Request,
     /// Requests pass and carry no identity, whatever certificate there is.
     Anonymous,
+    /// Everything is decided as for `Require` and recorded; what would be refused passes, and carries no identity.
+    ReportOnly,
 }
 
 /// How often a device may send a request, and what is counted together.

@@ -12,7 +12,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 use rustls::{DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -75,6 +75,8 @@ pub enum Clients {
     Required,
     /// Without one, the handshake succeeds and nobody is identified.
     Optional,
+    /// The same, and with one that no anchor vouches for, too: it is told by [`Accepted::untrusted`].
+    Any,
 }
 
 /// Finishes handshakes for one kind of listener.
@@ -96,6 +98,9 @@ struct Fixed {
 struct Configs {
     required: Arc<ServerConfig>,
     optional: Arc<ServerConfig>,
+    any: Arc<ServerConfig>,
+    /// The judge of those whom `any` let pass.
+    verifier: Arc<Verifier>,
     /// Those that both believe.
     anchors: Anchors,
     /// For names with protocols of their own, where a certificate is always required.
@@ -115,6 +120,8 @@ pub struct Accepted {
     /// The certificate whose key the client proved to hold, and for which an anchor vouches. Its validity,
     /// usages and status are not judged yet.
     pub certificate: Option<CertificateDer<'static>>,
+    /// The client has a certificate, which was let pass and is not [`Self::certificate`]: why no anchor vouches for it.
+    pub untrusted: Option<HandshakeFault>,
     /// What the client sent beside its certificate: anything.
     pub intermediates: Vec<CertificateDer<'static>>,
     /// The anchors that the certificate was judged by.
@@ -176,22 +183,27 @@ impl Acceptor {
                 }
                 Err(fault)
             }
-            Ok(Ok((stream, anchors))) => {
+            Ok(Ok((stream, configs, clients))) => {
                 let (_, connection) = stream.get_ref();
+                let untrusted = match clients {
+                    Clients::Required | Clients::Optional => None,
+                    Clients::Any => configs.untrusted(connection.peer_certificates()),
+                };
                 let mut sent = connection
                     .peer_certificates()
                     .unwrap_or_default()
                     .iter()
                     .map(|certificate| certificate.clone().into_owned());
-                let certificate = sent.next();
+                let certificate = sent.next().filter(|_| untrusted.is_none());
                 let intermediates = sent.collect();
                 let server_name = connection.server_name().map(str::to_ascii_lowercase);
                 let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
                 Ok(Accepted {
                     stream,
                     certificate,
+                    untrusted,
                     intermediates,
-                    anchors,
+                    anchors: configs.anchors.clone(),
                     server_name,
                     alpn,
                 })
@@ -203,7 +215,8 @@ impl Acceptor {
     async fn handshake(
         &self,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Anchors), (HandshakeFault, Option<TcpStream>)> {
+    ) -> Result<(TlsStream<TcpStream>, Arc<Configs>, Clients), (HandshakeFault, Option<TcpStream>)>
+    {
         let mut hello = pin!(LazyConfigAcceptor::new(
             rustls::server::Acceptor::default(),
             tcp
@@ -212,16 +225,13 @@ impl Acceptor {
             Ok(start) => start,
             Err(error) => return Err((HandshakeFault::from_io(&error), hello.take_io())),
         };
-        let (config, anchors) = {
-            let configs = self.configs.load();
-            let config = configs.choose(start.client_hello().server_name());
-            (config, configs.anchors.clone())
-        };
+        let configs = self.configs.load_full();
+        let (config, clients) = configs.choose(start.client_hello().server_name());
         start
             .into_stream(config)
             .into_fallible()
             .await
-            .map(|stream| (stream, anchors))
+            .map(|stream| (stream, configs, clients))
             .map_err(|(error, tcp)| (HandshakeFault::from_io(&error), Some(tcp)))
     }
 }
@@ -235,21 +245,21 @@ impl std::fmt::Debug for Acceptor {
 impl Configs {
     fn new(policy: Policy, fixed: &Fixed) -> Result<Self, Error> {
         let provider = Arc::new(provider());
-        let config = |mandatory, alpn: &[Vec<u8>]| {
-            let verifier = Verifier {
-                anchors: policy.anchors.clone(),
-                hints: policy.hints.clone(),
-                mandatory,
-                kinds: fixed.kinds,
-                provider: Arc::clone(&provider),
-            };
+        let verifier = |clients| Verifier {
+            anchors: policy.anchors.clone(),
+            hints: policy.hints.clone(),
+            clients,
+            kinds: fixed.kinds,
+            provider: Arc::clone(&provider),
+        };
+        let config = |clients, alpn: &[Vec<u8>]| {
             let versions: &[&SupportedProtocolVersion] = match fixed.versions {
                 Versions::Tls13 => &[&TLS13],
                 Versions::Tls12AndTls13 => &[&TLS13, &TLS12],
             };
             let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions)?
-                .with_client_cert_verifier(Arc::new(verifier))
+                .with_client_cert_verifier(Arc::new(verifier(clients)))
                 .with_cert_resolver(Arc::clone(&policy.certificate));
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
@@ -259,27 +269,39 @@ impl Configs {
         };
         Ok(Self {
             anchors: policy.anchors.clone(),
-            required: config(true, &fixed.alpn)?,
-            optional: config(false, &fixed.alpn)?,
+            required: config(Clients::Required, &fixed.alpn)?,
+            optional: config(Clients::Optional, &fixed.alpn)?,
+            any: config(Clients::Any, &fixed.alpn)?,
+            verifier: Arc::new(verifier(Clients::Required)),
             by_name: (policy.alpn_by_name.iter())
-                .map(|(name, alpn)| Ok((name.clone(), config(true, alpn)?)))
+                .map(|(name, alpn)| Ok((name.clone(), config(Clients::Required, alpn)?)))
                 .collect::<Result<_, Error>>()?,
             clients: policy.clients,
             clients_by_name: policy.clients_by_name,
         })
     }
 
-    fn choose(&self, server_name: Option<&str>) -> Arc<ServerConfig> {
+    fn choose(&self, server_name: Option<&str>) -> (Arc<ServerConfig>, Clients) {
         if !self.by_name.is_empty()
             && let Some(Ok(host)) = server_name.map(Host::from_name)
             && let Some(config) = self.by_name.get(host.as_str())
         {
-            return Arc::clone(config);
+            return (Arc::clone(config), Clients::Required);
         }
-        Arc::clone(match self.clients_of(server_name) {
+        let clients = self.clients_of(server_name);
+        let config = match clients {
             Clients::Required => &self.required,
             Clients::Optional => &self.optional,
-        })
+            Clients::Any => &self.any,
+        };
+        (Arc::clone(config), clients)
+    }
+
+    /// Why no anchor vouches for what a client presented: the handshake let it pass and tells nobody.
+    fn untrusted(&self, presented: Option<&[CertificateDer<'_>]>) -> Option<HandshakeFault> {
+        let (leaf, intermediates) = presented?.split_first()?;
+        let judged = self.verifier.judge(leaf, intermediates, UnixTime::now());
+        judged.err().map(|error| HandshakeFault::from_tls(&error))
     }
 
     fn clients_of(&self, server_name: Option<&str>) -> Clients {
@@ -327,9 +349,12 @@ mod tests {
 
     fn check(configs: &Configs, server_name: Option<&str>, expected: Clients) {
         assert_eq!(configs.clients_of(server_name), expected, "{server_name:?}");
-        let chosen = configs.choose(server_name);
+        let (chosen, clients) = configs.choose(server_name);
+        assert_eq!(clients, expected, "{server_name:?}");
         let strict = Arc::ptr_eq(&chosen, &configs.required);
         assert_eq!(strict, expected == Clients::Required, "{server_name:?}");
+        let lenient = Arc::ptr_eq(&chosen, &configs.any);
+        assert_eq!(lenient, expected == Clients::Any, "{server_name:?}");
     }
 
     #[test]
@@ -352,6 +377,7 @@ mod tests {
             clients_by_name: HashMap::from([
                 ("open.test".to_owned(), Clients::Optional),
                 ("*.wild.test".to_owned(), Clients::Optional),
+                ("reported.test".to_owned(), Clients::Any),
                 ("closed.wild.test".to_owned(), Clients::Required),
             ]),
             certificate: Arc::new(
@@ -366,12 +392,14 @@ mod tests {
         check(&configs, Some("open.test"), Clients::Optional);
         check(&configs, Some("OPEN.test"), Clients::Optional);
         check(&configs, Some("a.wild.test"), Clients::Optional);
+        check(&configs, Some("reported.test"), Clients::Any);
         check(&configs, Some("closed.wild.test"), Clients::Required);
         check(&configs, Some("a.b.wild.test"), Clients::Required);
         check(&configs, Some("wild.test"), Clients::Required);
         check(&configs, Some("other.test"), Clients::Required);
         check(&configs, None, Clients::Required);
-        assert_eq!(configs.choose(Some("MQTT.test")).alpn_protocols, [b"mqtt"]);
-        assert!(configs.choose(Some("other.test")).alpn_protocols.is_empty());
+        let alpn = |name| configs.choose(Some(name)).0.alpn_protocols.clone();
+        assert_eq!(alpn("MQTT.test"), [b"mqtt"]);
+        assert!(alpn("other.test").is_empty());
     }
 }

@@ -141,6 +141,10 @@ impl HandshakeFault {
                 Self::Closed
             };
         };
+        Self::from_tls(error)
+    }
+
+    pub(super) fn from_tls(error: &Error) -> Self {
         if let Error::InvalidCertificate(error) = error {
             return Self::from_certificate(error);
         }

@@ -16,19 +16,51 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::acceptor::Clients;
+
 /// Verifies the certificates of clients against the anchors of one listener.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) anchors: Anchors,
     pub(super) hints: Vec<DistinguishedName>,
-    pub(super) mandatory: bool,
+    pub(super) clients: Clients,
     pub(super) kinds: &'static [Kind],
     pub(super) provider: Arc<CryptoProvider>,
 }
 
+impl Verifier {
+    /// Whether an anchor vouches for what a client presents, and it is of an accepted kind.
+    pub(super) fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        // Before anything is parsed: whoever pays for reading these is not known yet.
+        let length = |certificates: &[CertificateDer<'_>]| -> usize {
+            certificates.iter().map(|one| one.len()).sum()
+        };
+        if end_entity.len() > MAX_LEAF_LENGTH || length(intermediates) > MAX_OTHERS_LENGTH {
+            return Err(Error::InvalidCertificate(Presented::TooLarge.into()));
+        }
+        self.anchors
+            .verify(end_entity, intermediates, Timestamp(now.as_secs()))
+            .map_err(|error| Error::InvalidCertificate(certificate_error(error)))?;
+        let name = Parsed::from_der(end_entity).and_then(|parsed| parsed.spiffe_id());
+        match name {
+            Ok(id) if self.kinds.contains(&id.identity.kind()) => Ok(()),
+            Ok(_) => Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            )),
+            // One of our own made it: it is told at HTTP which rule it breaks.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
 impl ClientCertVerifier for Verifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
+        self.clients == Clients::Required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -42,26 +74,9 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         fail::fail_point!("gateway::verifier");
-        // Before anything is parsed: whoever pays for reading these is not known yet.
-        let length = |certificates: &[CertificateDer<'_>]| -> usize {
-            certificates.iter().map(|one| one.len()).sum()
-        };
-        if end_entity.len() > MAX_LEAF_LENGTH || length(intermediates) > MAX_OTHERS_LENGTH {
-            return Err(Error::InvalidCertificate(Presented::TooLarge.into()));
-        }
-        self.anchors
-            .verify(end_entity, intermediates, Timestamp(now.as_secs()))
-            .map_err(|error| Error::InvalidCertificate(certificate_error(error)))?;
-        let name = Parsed::from_der(end_entity).and_then(|parsed| parsed.spiffe_id());
-        match name {
-            Ok(id) if self.kinds.contains(&id.identity.kind()) => {
-                Ok(ClientCertVerified::assertion())
-            }
-            Ok(_) => Err(Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            )),
-            // One of our own made it: it is told at HTTP which rule it breaks.
-            Err(_) => Ok(ClientCertVerified::assertion()),
+        match (self.judge(end_entity, intermediates, now), self.clients) {
+            (Ok(()), _) | (Err(_), Clients::Any) => Ok(ClientCertVerified::assertion()),
+            (Err(error), Clients::Required | Clients::Optional) => Err(error),
         }
     }
 

@@ -184,7 +184,15 @@ impl Client {
 
     /// What comes of connecting without a certificate where that is refused.
     pub(crate) async fn try_without(rig: &Rig, name: &str) -> Verdict {
-        let mut config = config(rig, None, "http/1.1");
+        Self::refused(rig, config(rig, None, "http/1.1"), name).await
+    }
+
+    /// What comes of connecting with a certificate where that is refused.
+    pub(crate) async fn try_as(rig: &Rig, device: &Identity, name: &str) -> Verdict {
+        Self::refused(rig, config(rig, Some(device), "http/1.1"), name).await
+    }
+
+    async fn refused(rig: &Rig, mut config: ClientConfig, name: &str) -> Verdict {
         // Whatever the server is called: this is about the client.
         config
             .dangerous()

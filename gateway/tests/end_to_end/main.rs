@@ -39,6 +39,7 @@ mod raw_http2;
 mod requests_are_identified;
 mod rig;
 mod routes_have_limits;
+mod routes_that_only_report;
 mod server_names_select_the_policy;
 mod session;
 mod slow_peers_are_let_go;

@@ -160,9 +160,8 @@ impl Rig {
 
     /// Puts routes in force, and asks for certificates as they do.
     pub(crate) fn publish(&self, snapshot: Snapshot) {
-        let names = snapshot.names_without_certificate().into_iter();
         let policy = Policy {
-            clients_by_name: names.map(|name| (name, Clients::Optional)).collect(),
+            clients_by_name: snapshot.clients_by_name(),
             ..self.policy.clone()
         };
         self.acceptor.replace(policy).expect("a policy");
