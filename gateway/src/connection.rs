@@ -42,6 +42,7 @@ use crate::request::{self, Connection};
 use crate::shared::now;
 use crate::splice;
 use crate::tls::{Accepted, HandshakeFault, LINGER, discard};
+use crate::tunnel::{self, Tunnel};
 use crate::worker::Worker;
 
 /// Serves a connection until it ends.
@@ -203,10 +204,16 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
     let tunnel = connection.tunnel.borrow_mut().take();
     match (ended, tunnel) {
         (None, _) => end(&handle, io).await,
-        (Some(Ok(())), Some(upgrade)) => {
+        (Some(Ok(())), Some(tunnel)) => {
             let _flight = Flight::enter(&handle);
+            let patience = connection.worker.shared.limits.load().patience;
+            let Tunnel {
+                upstream,
+                lease: _lease,
+                ..
+            } = *tunnel;
             let spliced = async {
-                let mut upstream = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
+                let mut upstream = tunnel::upstream(upstream, patience).await?;
                 // The watcher lets nothing pass between the request and its answer; what came after the
                 // answer belongs to the tunnel.
                 upstream.write_all(&parts.read_buf).await?;
@@ -237,6 +244,7 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
     let streams = Streams {
         tasks: Rc::default(),
         next: Rc::default(),
+        turn: Rc::default(),
         tails: Rc::clone(tails.tails()),
         connection: Rc::clone(&connection),
     };
@@ -252,6 +260,8 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(MAX_RESETS)
+        // For WebSockets; `request` refuses whatever else is asked for in this way.
+        .enable_connect_protocol()
         .serve_connection(TokioIo::new(io), requests);
     let mut http = pin!(http);
     let ended = poll_fn(|cx| {
@@ -341,12 +351,16 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
+type Turns = Rc<Cell<Option<Rc<Reader>>>>;
+
 /// The tasks of an HTTP/2 connection's streams, which end with it.
 #[derive(Clone)]
 struct Streams {
     tasks: Rc<RefCell<JoinSet<()>>>,
     /// Of the request that has just begun; its stream is executed next.
-    next: Rc<Cell<Option<Rc<Reader>>>>,
+    next: Turns,
+    /// Of the stream whose turn it is; what is executed meanwhile sends to its device.
+    turn: Turns,
     tails: Rc<Tails>,
     connection: Rc<Connection>,
 }
@@ -376,20 +390,38 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         }
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
-        match reader {
-            Some(reader) => tasks.spawn_local(drive(stream, reader, Rc::clone(&self.connection))),
-            None => tasks.spawn_local(stream),
-        };
+        if let Some(reader) = reader {
+            let (turn, connection) = (Rc::clone(&self.turn), Rc::clone(&self.connection));
+            tasks.spawn_local(drive(stream, reader, turn, connection));
+        } else if let Some(reader) = self.turn.take() {
+            let sending = Rc::clone(&reader);
+            let sender = tasks.spawn_local(async move {
+                stream.await;
+                sending.line().sender_ended();
+            });
+            reader.line().sender_began(sender);
+        } else {
+            tasks.spawn_local(stream);
+        }
     }
 }
 
-/// Runs a stream to its end, or until its device hardly takes any of the answer: then it is reset.
-async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection: Rc<Connection>) {
+/// Runs a stream to its end, or until its device hardly takes any of the answer: then it is reset. A tunnel that it
+/// becomes is part of it.
+async fn drive(
+    stream: impl Future<Output = ()>,
+    reader: Rc<Reader>,
+    turn: Turns,
+    connection: Rc<Connection>,
+) {
     let mut stream = pin!(stream);
     let mut pace = Pace::of_reader(connection.worker.shared.limits.load().patience);
     poll_fn(|cx| {
-        if stream.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+        turn.set(Some(Rc::clone(&reader)));
+        let polled = stream.as_mut().poll(cx);
+        turn.take();
+        if polled.is_ready() {
+            return polled;
         }
         if !reader.waits_for_device() {
             pace.pause();
@@ -403,6 +435,9 @@ async fn drive(stream: impl Future<Output = ()>, reader: Rc<Reader>, connection:
         Poll::Pending
     })
     .await;
+    if let Some(tunnel) = reader.line().take() {
+        tunnel::carry(&connection, reader.line(), *tunnel).await;
+    }
     reader.task_ended();
 }
 

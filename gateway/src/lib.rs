@@ -37,7 +37,9 @@ mod shared;
 mod splice;
 mod status_table;
 pub mod tls;
+mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use assertion::{AssertionSigner, SignerFault};

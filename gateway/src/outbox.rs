@@ -10,9 +10,9 @@ use bytes::{Buf, Bytes};
 
 use crate::handle::Flight;
 use crate::pace::Pace;
+use crate::tunnel::Line;
 
 /// What one answer waits for.
-#[derive(Debug)]
 pub(crate) struct Reader {
     /// The body gave something, and was not asked for more since.
     waits: Cell<bool>,
@@ -21,6 +21,8 @@ pub(crate) struct Reader {
     /// Whether the answer's task has ended before all of it was sent.
     is_tail: Cell<bool>,
     tails: Rc<Tails>,
+    /// If the stream becomes a tunnel.
+    line: Line,
     /// The request counts until the last piece of its answer has gone.
     _flight: Rc<Flight>,
 }
@@ -41,8 +43,13 @@ impl Reader {
             unsent: Cell::new(0),
             is_tail: Cell::new(false),
             tails: Rc::clone(tails),
+            line: Line::default(),
             _flight: flight,
         })
+    }
+
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
     }
 
     /// Notes how the body's last turn went.
@@ -116,7 +123,6 @@ impl TailClock {
 }
 
 /// A piece of an answer's body, which knows what of it has left.
-#[derive(Debug)]
 pub(crate) struct Piece {
     bytes: Bytes,
     reader: Option<Rc<Reader>>,

@@ -2,13 +2,16 @@
 //! place: each match is exhaustive, and they are read side by side.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use http::{Response, StatusCode};
 use identity::Problem;
 
 use crate::code::Code;
 use crate::pure::authorize::Denial;
 use crate::pure::framing::Violation;
+use crate::pure::grpc;
 use crate::pure::headers::HeaderFault;
 use crate::pure::request_head::HeadFault;
 use crate::upstream::UpstreamFault;
@@ -75,7 +78,14 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             "Method refused",
             "CONNECT and TRACE do not pass the gateway. Use another method.".to_owned(),
         ),
-        Refusal::Head(fault @ HeadFault::Scheme) => (
+        Refusal::Head(HeadFault::Protocol) => (
+            S::NOT_IMPLEMENTED,
+            Code::MethodRefused,
+            DENIED,
+            "Method refused",
+            "CONNECT opens WebSockets and nothing else. Ask for the protocol websocket.".to_owned(),
+        ),
+        Refusal::Head(fault @ (HeadFault::Scheme | HeadFault::WebSocketKey)) => (
             S::BAD_REQUEST,
             Code::MalformedRequest,
             ERROR,
@@ -402,7 +412,14 @@ fn upstream(fault: UpstreamFault) -> (StatusCode, Code, &'static str, &'static s
             Code::UpstreamInvalid,
             "http_upgrade_failed",
             "Upstream without WebSockets",
-            "Only HTTP/2 is spoken with the upstream, over which the gateway opens no WebSockets. Use http:// or https://.",
+            "Only HTTP/2 is spoken with the upstream, which does not take WebSockets over it (RFC 8441). Use http:// or https://.",
+        ),
+        UpstreamFault::NotSwitched => (
+            S::BAD_GATEWAY,
+            Code::UpstreamInvalid,
+            "http_upgrade_failed",
+            "Upstream without WebSockets",
+            "The upstream answered as if it had opened a WebSocket, and did not. Check what it is.",
         ),
         UpstreamFault::Timeout => (
             S::GATEWAY_TIMEOUT,
@@ -462,6 +479,28 @@ pub(crate) fn response(wire: &Wire, request_id: &HeaderValue, close: bool) -> Re
     *response.status_mut() = wire.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(Problem::MEDIA_TYPE));
+    say(headers, wire);
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The same to a gRPC call: a head and nothing else ("Trailers-Only"), because clients show people the message that is in
+/// it, and neither headers nor a body of an answer with another status.
+pub(crate) fn grpc_response(wire: &Wire) -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(grpc::MEDIA_TYPE));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc::status(wire.status)));
+    let message = format!("{}: {}", wire.code.as_str(), wire.detail);
+    headers.insert(GRPC_MESSAGE, grpc::message(&message));
+    say(headers, wire);
+    response
+}
+
+/// What is said in headers, whatever the form of the answer.
+fn say(headers: &mut HeaderMap, wire: &Wire) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         PROXY_STATUS,
@@ -475,12 +514,10 @@ pub(crate) fn response(wire: &Wire, request_id: &HeaderValue, close: bool) -> Re
     if let Some(seconds) = wire.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// The fault's sentence, beginning like one.
@@ -549,6 +586,21 @@ mod tests {
             "rate-limited",
             "keybound; error=http_request_denied; details=\"rate-limited\"",
         );
+    }
+
+    #[test]
+    fn refusals_of_calls() {
+        let wire = wire(Refusal::RateLimited(7));
+        let response = grpc_response(&wire);
+        assert_eq!(response.status(), StatusCode::OK);
+        let headers = response.headers();
+        assert_eq!(headers[CONTENT_TYPE], "application/grpc");
+        assert_eq!(headers[GRPC_STATUS], "14");
+        assert_eq!(
+            headers[GRPC_MESSAGE],
+            "rate-limited: The device asks more often than it may. Wait as long as Retry-After says."
+        );
+        assert_eq!(headers[RETRY_AFTER], "7");
     }
 
     #[test]

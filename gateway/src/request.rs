@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use identity::feed::Sighting;
 use identity::{Class, Status};
 
@@ -26,16 +25,19 @@ use crate::limits;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::framing::{MAX_FIELDS, Violation};
+use crate::pure::grpc;
 use crate::pure::headers::{self, Hop, X_REQUEST_ID};
 use crate::pure::identity_header::IdentityHeader;
 use crate::pure::path::{PathFault, check_query};
-use crate::pure::request_head::{asked_host, is_websocket, normal_host};
+use crate::pure::request_head::{asked_host, normal_host};
 use crate::pure::route::LimitId;
 use crate::rate_limits::Bucket;
 use crate::record::{Outcome, Record, Unregistered, bounded};
-use crate::refusal::{Refusal, closes, response, wire};
+use crate::refusal::{Refusal, closes, grpc_response, response, wire};
 use crate::shared::{Shared, now};
+use crate::tunnel::Tunnel;
 use crate::upstream::{self, ResponseBody, UpstreamFault, accepts_websocket};
+use crate::websocket::Opening;
 use crate::worker::Worker;
 
 /// Whether requests are counted by the device; else by the address.
@@ -54,8 +56,8 @@ pub(crate) struct Connection {
     pub(crate) sighted: Cell<bool>,
     /// The buckets that its requests were taken from: few, because few routes have limits of their own.
     pub(crate) buckets: RefCell<Vec<(LimitId, IsDevice, Arc<Bucket>)>>,
-    /// The upstream's end of a tunnel, once it accepted one.
-    pub(crate) tunnel: RefCell<Option<OnUpgrade>>,
+    /// What it becomes over HTTP/1.1, once the upstream has agreed.
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// Judges how much a request asks for; one that asks too much loses its headers.
@@ -73,7 +75,12 @@ pub(crate) fn admit(
     } else {
         return Ok(());
     };
+    let is_call = grpc::is_call(request.version(), request.headers());
     *request.headers_mut() = HeaderMap::new();
+    if is_call {
+        let media_type = HeaderValue::from_static(grpc::MEDIA_TYPE);
+        request.headers_mut().insert(CONTENT_TYPE, media_type);
+    }
     Err(refusal)
 }
 
@@ -97,7 +104,7 @@ fn max_requests(connection: &Connection) -> usize {
 pub(crate) async fn answer(
     connection: Rc<Connection>,
     flight: InFlight,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     admitted: Result<(), Refusal>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
@@ -107,7 +114,9 @@ pub(crate) async fn answer(
         started,
         record: Some(begin_record(&connection.peer, &request, &request_id)),
     };
-    let websocket = asks_for_websocket(&request);
+    let is_call = grpc::is_call(request.version(), request.headers());
+    let opening = Opening::take(&mut request);
+    let websocket = matches!(opening, Ok(Some(_)));
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let passage = Passage::default();
@@ -118,7 +127,7 @@ pub(crate) async fn answer(
             &flight.flight,
             request,
             &request_id,
-            websocket,
+            opening.map_err(Refusal::Head)?,
             &passage,
         )
         .await
@@ -132,8 +141,16 @@ pub(crate) async fn answer(
             Err(Refusal::Panic)
         });
     let forwarded = audit.passed(&passage);
+    // What a gRPC client is told in another way is told everybody else as a status.
+    let mut told = None;
     let (outcome, mut answer) = match outcome {
-        Ok(Answer::Tunnel(head)) => (forwarded, head.map(|()| AnswerBody::empty(flight))),
+        Ok(Answer::Tunnel(head, tunnel)) => {
+            match &flight.reader {
+                Some(reader) => reader.line().begin(tunnel),
+                None => *connection.tunnel.borrow_mut() = Some(tunnel),
+            }
+            (forwarded, head.map(|()| AnswerBody::empty(flight)))
+        }
         Ok(Answer::Forwarded(head)) => (
             forwarded,
             head.map(|body| AnswerBody::upstream(body, flight)),
@@ -141,13 +158,16 @@ pub(crate) async fn answer(
         Err(refusal) => {
             let wire = wire(refusal);
             connection.worker.shared.metrics.refused(wire.code);
+            told = Some(wire.status);
             // A body that nobody wants is not read to its end.
             let close = one_at_a_time && (closes(refusal) || has_body);
-            let response = response(&wire, &request_id, close);
-            (
-                Outcome::Refused(wire.code),
-                response.map(|body| AnswerBody::whole(body, flight)),
-            )
+            let answer = if is_call {
+                grpc_response(&wire).map(|()| AnswerBody::empty(flight))
+            } else {
+                let response = response(&wire, &request_id, close);
+                response.map(|body| AnswerBody::whole(body, flight))
+            };
+            (Outcome::Refused(wire.code), answer)
         }
     };
     answer.headers_mut().insert(X_REQUEST_ID, request_id);
@@ -161,12 +181,9 @@ pub(crate) async fn answer(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    connection
-        .worker
-        .shared
-        .metrics
-        .answered(answer.status().as_u16());
-    audit.finish(outcome, answer.status(), unregistered(&connection, outcome));
+    let status = told.unwrap_or(answer.status());
+    connection.worker.shared.metrics.answered(status.as_u16());
+    audit.finish(outcome, status, unregistered(&connection, outcome));
     Ok(answer)
 }
 
@@ -235,8 +252,8 @@ struct Passage {
 /// An upstream's answer, its headers cleaned.
 enum Answer {
     Forwarded(Response<ResponseBody>),
-    /// The connection becomes a tunnel after this head.
-    Tunnel(Response<()>),
+    /// The connection, or over HTTP/2 the stream, becomes a tunnel after this head.
+    Tunnel(Response<()>, Box<Tunnel>),
 }
 
 async fn forward(
@@ -244,7 +261,7 @@ async fn forward(
     flight: &Rc<Flight>,
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
-    websocket: bool,
+    opening: Option<Opening>,
     passage: &Passage,
 ) -> Result<Answer, Refusal> {
     let Connection {
@@ -255,7 +272,7 @@ async fn forward(
     } = connection;
     fail::fail_point!("gateway::request");
     if let Some(violation) = handle.violation()
-        && (websocket || is_stand_in(&request))
+        && (opening.is_some() || is_stand_in(&request))
     {
         return Err(Refusal::Framing(violation));
     }
@@ -312,14 +329,12 @@ async fn forward(
     } else {
         identified.map_err(Refusal::Header)?;
     }
-    if websocket {
-        let headers = request.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(opening) = &opening {
+        opening.ask(request.headers_mut());
     }
     to_origin_form(&mut request)?;
 
-    exchange(connection, flight, permit, request, websocket).await
+    exchange(connection, flight, permit, request, opening).await
 }
 
 /// Notes what a request is let pass in spite of.
@@ -337,7 +352,7 @@ async fn exchange(
     flight: &Rc<Flight>,
     permit: Permit<'_>,
     request: Request<Incoming>,
-    websocket: bool,
+    opening: Option<Opening>,
 ) -> Result<Answer, Refusal> {
     let Connection { worker, handle, .. } = connection;
     let metrics = &worker.shared.metrics;
@@ -350,19 +365,30 @@ async fn exchange(
     // body, and a body cut short would look whole (RFC 9110, section 2.5).
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        if !websocket || !accepts_websocket(&response) {
+        let Some(opening) = opening.filter(|_| accepts_websocket(&response)) else {
             return Err(Refusal::Upstream(UpstreamFault::Invalid));
-        }
+        };
         if let Some(violation) = handle.violation() {
             return Err(Refusal::Framing(violation));
         }
-        *connection.tunnel.borrow_mut() = Some(hyper::upgrade::on(&mut response));
-        handle.become_tunnel();
+        let upstream = hyper::upgrade::on(&mut response);
         headers::clean_response(response.headers_mut());
-        let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        return Ok(Answer::Tunnel(response.map(drop)));
+        let head = opening.accepted(response.map(drop));
+        let head = head.map_err(Refusal::Upstream)?;
+        let device = opening.device();
+        if device.is_none() {
+            handle.become_tunnel();
+        }
+        let tunnel = Tunnel {
+            device,
+            upstream,
+            lease,
+        };
+        return Ok(Answer::Tunnel(head, Box::new(tunnel)));
+    }
+    if let Some(opening) = opening {
+        let declined = opening.declined(response.status());
+        declined.map_err(Refusal::Upstream)?;
     }
     headers::clean_response(response.headers_mut());
     Ok(Answer::Forwarded(response.map(|incoming| {
@@ -436,14 +462,6 @@ fn is_stand_in(request: &Request<Incoming>) -> bool {
         .headers()
         .get(HOST)
         .is_some_and(|host| stands_for_refused(host.as_bytes()))
-}
-
-fn asks_for_websocket(request: &Request<Incoming>) -> bool {
-    let fields = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    request.version() == Version::HTTP_11 && is_websocket(request.method().as_str(), fields)
 }
 
 /// Notes why the gateway ended a connection, or the stream of an answer.

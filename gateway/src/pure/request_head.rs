@@ -100,6 +100,12 @@ pub(crate) enum HeadFault {
     /// CONNECT and TRACE.
     #[error("the method is not for a gateway")]
     Method,
+    /// CONNECT to a protocol other than WebSocket (RFC 8441, section 4).
+    #[error("the protocol that CONNECT asks for is not websocket")]
+    Protocol,
+    /// No key, or none that a server may answer (RFC 6455, section 4.2.1).
+    #[error("Sec-WebSocket-Key is not once 16 bytes in Base64")]
+    WebSocketKey,
     /// A host with a scheme that is not HTTP's, or without one.
     #[error("the target's scheme is neither https nor http")]
     Scheme,

@@ -183,6 +183,9 @@ where
             driven
                 .max_streams
                 .set(connection.current_max_send_streams());
+            driven
+                .takes_websockets
+                .set(connection.is_extended_connect_protocol_enabled());
             polled
         });
         spawn_local(async move {

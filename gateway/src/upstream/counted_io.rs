@@ -33,7 +33,9 @@ pub(super) struct Signals {
     changed: Notify,
     /// How many requests the server takes at once.
     pub(super) max_streams: Cell<usize>,
-    /// Of the task that knows that.
+    /// Whether it takes an extended CONNECT (RFC 8441, section 3).
+    pub(super) takes_websockets: Cell<bool>,
+    /// Of the task that knows both.
     pub(super) driver: AtomicWaker,
 }
 

@@ -2,15 +2,21 @@
 
 use std::error::Error as _;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
 use http::uri::{Authority, Scheme};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 use http_body::Body as _;
+use hyper::ext::Protocol;
 
 use super::lease::Stream;
 use super::{Failure, RequestBody};
+use crate::websocket::WEBSOCKET;
 
-/// Host becomes `:authority`, and what is about an HTTP/1.1 connection goes (RFC 9113, section 8.2.2).
+/// Host becomes `:authority`, an upgrade to WebSocket an extended CONNECT (RFC 8441, section 4), and what is about an
+/// HTTP/1.1 connection goes (RFC 9113, section 8.2.2).
 ///
 /// `None` for what has no such form, which no request has that got as far as this.
 pub(super) fn to_http2(
@@ -24,6 +30,13 @@ pub(super) fn to_http2(
     let headers = request.headers_mut();
     headers.remove(CONNECTION);
     headers.remove(TRANSFER_ENCODING);
+    if headers.remove(UPGRADE).is_some() {
+        let key = headers.remove(SEC_WEBSOCKET_KEY)?;
+        *request.method_mut() = Method::CONNECT;
+        let extensions = request.extensions_mut();
+        extensions.insert(Protocol::from_static(WEBSOCKET));
+        extensions.insert(Key(key));
+    }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(Authority::try_from(host.as_bytes()).ok()?);
@@ -42,6 +55,15 @@ pub(super) fn to_http1(mut request: Request<RequestBody>) -> Request<RequestBody
     parts.scheme = None;
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = Version::HTTP_11;
+    if let Some(Key(key)) = request.extensions_mut().remove() {
+        request.extensions_mut().remove::<Protocol>();
+        *request.method_mut() = Method::GET;
+        let headers = request.headers_mut();
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+        headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.remove(TE);
+    }
     let is_chunked = !request.body().is_end_stream()
         && request.body().size_hint().exact().is_none()
         && !request.headers().contains_key(CONTENT_LENGTH);
@@ -57,6 +79,10 @@ pub(super) fn to_http1(mut request: Request<RequestBody>) -> Request<RequestBody
     }
     request
 }
+
+/// The key of an upgrade, while it is no upgrade.
+#[derive(Clone)]
+struct Key(HeaderValue);
 
 /// What it means for the request that there is no answer.
 pub(super) fn failure(error: &hyper::Error, stream: &Stream) -> Failure {

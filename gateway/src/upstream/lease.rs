@@ -187,6 +187,11 @@ impl Stream {
         self.server.address.is_tls()
     }
 
+    /// Whether the server said that it opens WebSockets over its HTTP/2 connections.
+    pub(super) fn takes_websockets(&self) -> bool {
+        self.connection.takes_websockets()
+    }
+
     /// Whether the server broke a rule that HTTP does not know.
     pub(super) fn is_broken(&self) -> bool {
         self.connection.is_broken()

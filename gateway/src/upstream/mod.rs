@@ -17,7 +17,7 @@ mod watched_io;
 use std::rc::Rc;
 
 use futures_util::future::Either;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -28,15 +28,19 @@ pub(crate) use self::body::{RequestBody, ResponseBody};
 pub(crate) use self::checks::run_checks;
 use self::connect::MAX_RESPONSE_HEADERS;
 pub(crate) use self::health::Health;
-use self::lease::{Connection, Lease};
+use self::lease::Connection;
+pub(crate) use self::lease::Lease;
 pub(crate) use self::pool::Pool;
 use self::server::Need;
 pub use self::tls::{Http2, UpstreamTls, UpstreamTlsFault};
 use crate::handle::{Flight, Handle};
 use crate::metrics::Metrics;
+use crate::pure::request_head::HeadFault;
 use crate::pure::route::Route;
 use crate::pure::upstream::UpstreamTimeouts;
+use crate::pure::websocket::Challenge;
 use crate::refusal::Refusal;
+use crate::websocket::WEBSOCKET;
 
 /// An upstream's answer, its framing checked.
 pub(crate) struct Answer {
@@ -65,7 +69,7 @@ pub(crate) async fn send(
     frame(&mut head.headers, &incoming);
     let harmless = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let mut need = Need {
-        http1: head.headers.contains_key(UPGRADE),
+        websocket: head.headers.contains_key(UPGRADE),
         again: false,
     };
     let handle = flight.handle();
@@ -142,6 +146,8 @@ enum Failure {
     Reset,
     /// The answer is not HTTP.
     Invalid,
+    /// It asks for a WebSocket with a key that cannot be answered.
+    Key,
     /// Neither body nor answer moved for too long.
     Timeout,
 }
@@ -153,6 +159,7 @@ async fn exchange(
     timeouts: UpstreamTimeouts,
 ) -> Result<Response<Incoming>, Failure> {
     upload.moved();
+    let mut challenge = None;
     let sending = match &mut lease.connection {
         Connection::Http1 { sender, .. } => {
             sender.watch.begin(request.method() == Method::HEAD);
@@ -160,6 +167,11 @@ async fn exchange(
             Either::Left(sender.http.try_send_request(request))
         }
         Connection::Http2(stream) => {
+            // One that goes to another server may have this form already.
+            let request = http2::to_http1(request);
+            if request.headers().contains_key(UPGRADE) {
+                challenge = Some(Challenge::read(request.headers()).ok_or(Failure::Key)?);
+            }
             let request = http2::to_http2(request, stream.is_tls()).ok_or(Failure::Invalid)?;
             Either::Right(stream.sender().http.try_send_request(request))
         }
@@ -173,6 +185,14 @@ async fn exchange(
             Err(_) => return Err(Failure::Timeout),
         }
     };
+    let result = result.map(|mut response| {
+        if let Some(challenge) = challenge
+            && response.status() == StatusCode::OK
+        {
+            switched(&mut response, &challenge);
+        }
+        response
+    });
     result.map_err(|mut failed| match failed.take_message() {
         Some(unsent) => Failure::NotSent(Box::new(unsent)),
         None => match &lease.connection {
@@ -188,6 +208,15 @@ async fn exchange(
     })
 }
 
+/// What an upstream says over HTTP/2 when it opens a WebSocket, as it would have said it over HTTP/1.1 (RFC 8441,
+/// section 5).
+fn switched(response: &mut Response<Incoming>, challenge: &Challenge) {
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, challenge.answer().clone());
+}
+
 /// If the peer's own body made the exchange fail, that is the reason.
 fn explain(handle: &Handle, upload: &Upload, failure: Failure) -> Refusal {
     let fault = match failure {
@@ -196,6 +225,7 @@ fn explain(handle: &Handle, upload: &Upload, failure: Failure) -> Refusal {
         Failure::NotSent(_) | Failure::NotProcessed | Failure::Closed | Failure::Reset => {
             UpstreamFault::Closed
         }
+        Failure::Key => return Refusal::Head(HeadFault::WebSocketKey),
         Failure::Invalid => UpstreamFault::Invalid,
     };
     if handle.is_cut() {
@@ -285,8 +315,10 @@ pub(crate) enum UpstreamFault {
     Untrusted,
     /// There was no TLS with it, for another reason.
     Tls,
-    /// Only HTTP/2 is spoken with it, over which no connection is upgraded.
+    /// Only HTTP/2 is spoken with it, and it does not take WebSockets over that.
     NoUpgrade,
+    /// It answered a request for a WebSocket with success, and opened none.
+    NotSwitched,
     /// It did not answer in time.
     Timeout,
     /// It closed the connection before it answered.

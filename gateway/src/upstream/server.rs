@@ -37,8 +37,9 @@ pub(super) struct Server {
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Need {
-    /// It asks for an upgrade, which HTTP/2 has no way to grant.
-    pub(super) http1: bool,
+    /// It asks for a WebSocket: over HTTP/1.1 where that is spoken, because every server opens them over it that opens
+    /// any, else over HTTP/2 if the server takes them.
+    pub(super) websocket: bool,
     /// It is sent once more: over HTTP/1.1, a kept connection would be one more that may have closed.
     pub(super) again: bool,
 }
@@ -96,13 +97,26 @@ impl Server {
         need: Need,
         deadline: Instant,
     ) -> Result<Connection, NoConnection> {
-        if need.http1 && self.address.is_h2c() {
-            return Err(NoConnection::Missing(UpstreamFault::NoUpgrade));
+        let connection = self.any_connection(metrics, max_connections, need, deadline);
+        let connection = connection.await?;
+        match &connection {
+            Connection::Http2(stream) if need.websocket && !stream.takes_websockets() => {
+                Err(NoConnection::Missing(UpstreamFault::NoUpgrade))
+            }
+            Connection::Http1 { .. } | Connection::Http2(_) => Ok(connection),
         }
+    }
+
+    async fn any_connection(
+        self: &Rc<Self>,
+        metrics: &Metrics,
+        max_connections: usize,
+        need: Need,
+        deadline: Instant,
+    ) -> Result<Connection, NoConnection> {
+        let http1 = self.wants_http1(need);
         loop {
-            if !need.http1
-                && let Some(stream) = self.stream()
-            {
+            if !http1 && let Some(stream) = self.stream() {
                 return Ok(Connection::Http2(stream));
             }
             if !need.again
@@ -111,7 +125,7 @@ impl Server {
                 return Ok(Connection::http1(sender, true));
             }
             // What may turn out to be a connection for all is made once.
-            let shared = !need.http1 && self.may_be_http2.get();
+            let shared = !http1 && self.may_be_http2.get();
             if self.slots.open() < max_connections && !(shared && self.connecting.get()) {
                 let connected = if shared {
                     let attempt = Attempt::begin(self);
@@ -156,9 +170,10 @@ impl Server {
         deadline: Instant,
     ) -> Result<Connection, UpstreamFault> {
         let slot = Slot::take(&self.slots);
-        match connect(&self.address, self.tls.as_ref(), need.http1, deadline).await? {
+        let http1 = self.wants_http1(need);
+        match connect(&self.address, self.tls.as_ref(), http1, deadline).await? {
             Connected::Http1(transport) => {
-                if !need.http1 {
+                if !http1 {
                     self.may_be_http2.set(false);
                 }
                 let sender = Http1::start(transport, Some(slot), self.patience).await?;
@@ -177,6 +192,13 @@ impl Server {
                 Ok(Connection::Http2(Stream::open(self, connection, false)))
             }
         }
+    }
+
+    /// Whether a request needs HTTP/1.1, and can have it.
+    fn wants_http1(&self, need: Need) -> bool {
+        let only_http2 = self.address.is_h2c()
+            || self.address.is_tls() && self.tls.as_ref().is_some_and(UpstreamTls::must_be_http2);
+        need.websocket && !only_http2
     }
 
     /// A place on an HTTP/2 connection, on the first that has one.
@@ -247,6 +269,10 @@ impl Http2Connection {
 
     pub(super) fn is_broken(&self) -> bool {
         self.sender.signals.is_broken()
+    }
+
+    pub(super) fn takes_websockets(&self) -> bool {
+        self.sender.signals.takes_websockets.get()
     }
 
     fn is_usable(&self) -> bool {

@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -116,7 +120,28 @@ impl Upstream {
                 tcp.write_all(OK).await?;
             }
             if path.starts_with("/ws") {
-                tcp.write_all(SWITCH).await?;
+                match path.as_str() {
+                    "/ws-success" => tcp.write_all(OK).await?,
+                    "/ws-declined" => {
+                        let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
+                        tcp.write_all(answer).await?;
+                    }
+                    "/ws-wrong" => tcp.write_all(&switch("another key")).await?,
+                    "/ws-silent" => {}
+                    _ => tcp.write_all(&switch(key_in(&head))).await?,
+                }
+                if path == "/ws-bye" {
+                    return tcp.write_all(b"bye").await;
+                }
+                if path == "/ws-large" {
+                    loop {
+                        tcp.write_all(&[b'x'; 16 * 1024]).await?;
+                    }
+                }
+                if path == "/ws-reset" {
+                    self.read(&mut tcp, &mut buffer).await?;
+                    return SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                }
                 loop {
                     let received = std::mem::take(&mut buffer);
                     tcp.write_all(&received).await?;
@@ -245,7 +270,22 @@ impl Upstream {
     }
 }
 
+/// The key of a WebSocket's handshake.
+pub(crate) fn key_in(head: &str) -> &str {
+    let line = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.eq_ignore_ascii_case("sec-websocket-key")).then_some(value)
+    });
+    line.unwrap_or_default().trim()
+}
+
+/// How a WebSocket is opened (RFC 6455, section 4.2.2).
+fn switch(key: &str) -> Vec<u8> {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()));
+    format!("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: chat\r\nsec-websocket-accept: {accept}\r\n\r\n").into_bytes()
+}
+
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
 const HEADERS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-device-id: forged\r\nx_device_id: forged\r\nproxy-status: forged\r\nconnection: x-private\r\nx-private: 1\r\nx-public: 1\r\n\r\nok";
 const TRAILERS: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: digest, x-device-id\r\n\r\n2\r\nok\r\n0\r\ndigest: sum\r\nx-device-id: forged\r\n\r\n";
