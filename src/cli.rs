@@ -92,6 +92,10 @@ pub(crate) enum Command {
         json: bool,
     },
 
+    /// Examine what stands around the server.
+    #[command(subcommand)]
+    Doctor(DoctorCommand),
+
     /// The CA's certificates and its revocation list.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -298,6 +302,52 @@ pub(crate) struct ReplaceArguments {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum DoctorCommand {
+    /// Send forged identity headers to an upstream, through the gateway and around it, and tell which are believed.
+    ///
+    /// Every header that the gateway strips is sent in its own and in odd spellings, alone and together with those of its
+    /// dialect, in GET requests. The answers are compared with the one without it: whether they repeat what was forged, and
+    /// whether status or body are different. Ask for a path whose answer depends on who asks. Needs no running server of its own.
+    #[command(after_help = SPOOF_EXAMPLES)]
+    Spoof(SpoofArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("doors").required(true).multiple(true).args(["upstream", "gateway"]))]
+pub(crate) struct SpoofArguments {
+    /// The upstream, asked directly and without a certificate: http://, https:// or h2c://HOST[:PORT], or unix:/PATH
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+    /// The gateway, asked as the device of the key store: https://HOST[:PORT]
+    #[arg(long, value_name = "URL")]
+    pub(crate) gateway: Option<String>,
+    /// What is asked for
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub(crate) path: String,
+    /// The host that is asked for [default: the gateway's, or else the upstream's]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Pretend to be this device [default: invented ones]
+    #[arg(long = "as", value_name = "ID")]
+    pub(crate) device: Option<String>,
+    /// The key store of an honest device
+    #[arg(long, value_name = "DIR", default_value = "./keybound-device")]
+    pub(crate) keystore: PathBuf,
+    /// A certificate instead of the key store's
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// The gateway's root certificates instead of the key store's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) roots: Option<PathBuf>,
+    /// Print JSON: each header in each spelling, and what came of it
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Print the root certificate in PEM.
     #[command(after_help = "Example:\n  keybound ca root > roots.pem")]
@@ -348,6 +398,16 @@ Examples:
   keybound device list --group blue
 
 Groups and the keys of labels have 1-64 characters of a-z 0-9 . _ - and start with a letter or a digit.";
+
+const SPOOF_EXAMPLES: &str = "\
+Examples:
+  keybound doctor spoof --upstream http://10.0.0.5:8080 --path /whoami
+  keybound doctor spoof --upstream unix:/run/orders.sock --gateway https://devices.example.com:8443
+
+Exit codes:
+  0  nothing forged was believed
+  1  something was; it is listed
+  2  who was to be asked did not answer";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

@@ -29,6 +29,7 @@ mod receipts;
 mod server_certificate;
 mod service_manager;
 mod source;
+mod spoof;
 mod throttle;
 mod upstream;
 

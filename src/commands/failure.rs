@@ -19,6 +19,8 @@ enum Exit {
     Refused,
     /// The command line makes no sense.
     Usage,
+    /// What was to be examined does not answer.
+    Unexamined,
     /// Committed, but not acknowledged by every gateway.
     Unacknowledged,
 }
@@ -32,6 +34,11 @@ impl Failure {
     /// The command line makes no sense.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// What was to be examined does not answer, or not as it should.
+    pub(crate) fn unexamined(message: impl Into<String>) -> Self {
+        Self::new(Exit::Unexamined, message)
     }
 
     /// Committed, but not acknowledged.
@@ -49,7 +56,7 @@ impl Failure {
         ExitCode::from(match self.exit {
             Exit::Unheard => 0,
             Exit::Refused => 1,
-            Exit::Usage => 2,
+            Exit::Usage | Exit::Unexamined => 2,
             Exit::Unacknowledged => 3,
         })
     }

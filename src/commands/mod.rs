@@ -4,6 +4,7 @@ mod ca;
 mod check;
 mod completions;
 mod device;
+mod doctor;
 mod explain;
 mod failure;
 pub(crate) mod output;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => ask(token::run(&client, command)),
         Command::Sign(arguments) => ask(sign::run(&client, arguments)),
         Command::Device(command) => ask(device::run(&client, command)),
+        Command::Doctor(command) => ask(doctor::run(command)),
         Command::Explain { query, json } => ask(explain::run(&client, query, json)),
         Command::Ca(command) => ask(ca::run(&client, command)),
         Command::Completions { shell } => completions::run(shell),

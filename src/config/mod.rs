@@ -13,7 +13,7 @@ mod check_upstream;
 pub(crate) mod file;
 pub(crate) mod file_policy;
 mod file_upstream;
-mod pem_files;
+pub(crate) mod pem_files;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use rustls_pki_types::{
 use crate::files;
 
 /// All certificates of a file, in their order; at least one. The error says what is wrong with the file.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut certificates = Vec::new();
     for (kind, content) in sections(path)? {
         if kind != SectionKind::Certificate {
@@ -32,7 +32,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The only private key of a file. The error says what is wrong with the file.
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let mut keys = Vec::new();
     for (kind, content) in sections(path)? {
         let key = match kind {

@@ -37,6 +37,7 @@ mod the_readmes_walk_works_as_written;
 mod the_service_files_are_whole;
 mod token_guessing_is_slow_and_locks_nobody_out;
 mod upstreams_check_assertions;
+mod upstreams_refuse_whoever_goes_around;
 mod what_harms_enrollment_is_refused_on_the_wire;
 
 /// Tests that measure, or that take what the machine has: `tests/run` runs them one after the other.

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod enrollment;
+pub mod page;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
