@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gateway::{Outcome, Record};
@@ -36,7 +36,7 @@ struct Entries {
 }
 
 enum Entry {
-    Gateway(Record),
+    Gateway(Arc<Record>),
     Enrollment(EnrollmentDecision),
 }
 
@@ -78,7 +78,7 @@ impl Decisions {
     }
 
     /// Remembers a decision of the gateway, and logs a refusal.
-    pub(crate) fn gateway(&self, record: Record) {
+    pub(crate) fn gateway(&self, record: Arc<Record>) {
         let refused = match record.outcome {
             Outcome::Forwarded | Outcome::ForwardedAnonymously | Outcome::Abandoned => false,
             Outcome::Refused(_) | Outcome::HandshakeRefused(_) => true,
@@ -273,7 +273,7 @@ fn enrollment_reason(decision: &EnrollmentDecision) -> String {
     }
 }
 
-fn printed(address: SocketAddr) -> String {
+pub(crate) fn printed(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
 
@@ -293,8 +293,8 @@ mod tests {
 
     use super::*;
 
-    fn record(address: &str, device: Option<&str>, outcome: Outcome) -> Record {
-        Record {
+    fn record(address: &str, device: Option<&str>, outcome: Outcome) -> Arc<Record> {
+        Arc::new(Record {
             at: Timestamp(0),
             request_id: device.map(|id| format!("request-of-{id}")),
             address: address.parse().expect("an address"),
@@ -309,7 +309,7 @@ mod tests {
             outcome,
             status: None,
             duration: Duration::ZERO,
-        }
+        })
     }
 
     fn check(decisions: &Decisions, subject: Subject, expected: &[&str]) {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::clock;
 use crate::http_server::{self, Answer};
 use crate::in_force::InForce;
@@ -27,6 +28,7 @@ pub(crate) struct Health {
     being_checked: AtomicBool,
     draining: AtomicBool,
     in_force: Arc<InForce>,
+    access_log: Arc<AccessLog>,
 }
 
 /// Whether the process should get traffic.
@@ -40,7 +42,11 @@ struct Readiness {
 }
 
 impl Health {
-    pub(crate) fn new(has_gateway: bool, in_force: Arc<InForce>) -> Self {
+    pub(crate) fn new(
+        has_gateway: bool,
+        in_force: Arc<InForce>,
+        access_log: Arc<AccessLog>,
+    ) -> Self {
         Self {
             gateway: OnceLock::new(),
             has_gateway,
@@ -48,6 +54,7 @@ impl Health {
             being_checked: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             in_force,
+            access_log,
         }
     }
 
@@ -143,7 +150,8 @@ impl Health {
             degraded = true;
             reasons.push(told);
         }
-        let alarms = self.in_force.alarms(clock::now());
+        let mut alarms = self.in_force.alarms(clock::now());
+        alarms.extend(self.access_log.alarms());
         degraded |= !alarms.is_empty();
         reasons.extend(alarms);
         Readiness {
@@ -246,9 +254,11 @@ const PROBE_WITHIN: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
-    fn in_force() -> Arc<InForce> {
+    fn health_of(has_gateway: bool) -> Health {
         let metrics = Metrics::register(&mut Registry::default());
-        Arc::new(InForce::new(metrics))
+        let access_log = AccessLog::start(metrics.clone()).expect("a thread");
+        let in_force = Arc::new(InForce::new(metrics));
+        Health::new(has_gateway, in_force, Arc::new(access_log))
     }
 
     #[test]
@@ -268,13 +278,13 @@ mod tests {
 
     #[test]
     fn nothing_is_ready_before_it_was_seen_to_work() {
-        let health = Health::new(true, in_force());
+        let health = health_of(true);
         let first = health.readiness();
         assert!(!first.ready && first.reasons.len() == 2, "{first:?}");
         health.ca_writable.store(true, Ordering::Relaxed);
         assert!(!health.readiness().ready);
 
-        let health = Health::new(false, in_force());
+        let health = health_of(false);
         health.ca_writable.store(true, Ordering::Relaxed);
         let ready = Readiness {
             ready: true,

@@ -3,6 +3,7 @@
 //! The table of contents: the command line ([`cli`]) becomes a command ([`commands`]); `up` and `serve` build the
 //! server ([`app`]) from the configuration ([`config`]), the other commands talk to it ([`admin`]).
 
+mod access_log;
 mod admin;
 mod alarm;
 mod app;

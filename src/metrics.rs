@@ -37,6 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) clock_set_back: Gauge<u64, AtomicU64>,
     /// Certificates of our CA that the registry does not know.
     pub(crate) unregistered: Counter,
+    pub(crate) access_log_lines: Counter,
+    pub(crate) access_log_lost: Counter,
     /// Changes made over the admin socket.
     pub(crate) device_changes: Counter,
 }
@@ -74,6 +76,8 @@ impl Metrics {
             registry_witnessed: Gauge::default(),
             clock_set_back: Gauge::default(),
             unregistered: Counter::default(),
+            access_log_lines: Counter::default(),
+            access_log_lost: Counter::default(),
             device_changes: Counter::default(),
         };
         registry.register(
@@ -140,6 +144,16 @@ impl Metrics {
             "log_lines_lost",
             "Lines of the log that nobody read in time",
             log::LOST.clone(),
+        );
+        registry.register(
+            "access_log_lines_written",
+            "Lines of the access log that were written",
+            metrics.access_log_lines.clone(),
+        );
+        registry.register(
+            "access_log_lines_lost",
+            "Lines of the access log that could not be written, or not in time",
+            metrics.access_log_lost.clone(),
         );
         registry.register(
             "device_changes",

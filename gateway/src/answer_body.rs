@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::audit::Audit;
+use crate::exchange::Ending;
 use crate::handle::Flight;
 use crate::outbox::{Piece, Reader};
 use crate::upstream::ResponseBody;
@@ -15,9 +17,15 @@ use crate::upstream::ResponseBody;
 pub(crate) struct AnswerBody {
     source: Source,
     flight: InFlight,
+    /// None before a tunnel, which lasts longer.
+    audit: Option<Audit>,
+    sent: u64,
+    /// Whether the upstream's end of it failed.
+    is_broken: bool,
 }
 
-enum Source {
+/// Where a body comes from.
+pub(crate) enum Source {
     /// Nothing, or no more.
     Empty,
     /// The gateway's own bytes.
@@ -27,24 +35,33 @@ enum Source {
 }
 
 impl AnswerBody {
-    pub(crate) fn empty(flight: InFlight) -> Self {
+    pub(crate) fn new(source: Source, flight: InFlight, audit: Option<Audit>) -> Self {
         Self {
-            source: Source::Empty,
+            source,
             flight,
+            audit,
+            sent: 0,
+            is_broken: false,
         }
     }
 
-    pub(crate) fn whole(bytes: Bytes, flight: InFlight) -> Self {
-        Self {
-            source: Source::Whole(bytes),
-            flight,
+    fn ending(&self) -> Ending {
+        if self.flight.flight.handle().is_cut() {
+            return Ending::Cut;
+        }
+        match &self.source {
+            Source::Upstream(_) if self.is_broken => Ending::Upstream,
+            Source::Upstream(body) if !body.is_end_stream() => Ending::Client,
+            Source::Empty | Source::Whole(_) | Source::Upstream(_) => Ending::Complete,
         }
     }
+}
 
-    pub(crate) fn upstream(body: ResponseBody, flight: InFlight) -> Self {
-        Self {
-            source: Source::Upstream(body),
-            flight,
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let ending = self.ending();
+        if let Some(audit) = &mut self.audit {
+            audit.end(self.flight.flight.received(), self.sent, ending);
         }
     }
 }
@@ -62,6 +79,15 @@ impl Body for AnswerBody {
         let reader = this.flight.reader.as_ref();
         if let Some(reader) = reader {
             reader.body_gave(polled.is_ready());
+        }
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.sent += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+            }
+            Poll::Ready(Some(Err(_))) => this.is_broken = true,
+            // Said at its end, whatever its length was said to be.
+            Poll::Ready(None) => this.source = Source::Empty,
+            Poll::Pending => {}
         }
         polled.map_ok(|frame| frame.map_data(|bytes| Piece::new(bytes, reader)))
     }

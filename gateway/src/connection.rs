@@ -80,6 +80,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         }
     };
     shared.metrics.handshakes_finished.inc();
+    shared.metrics.handshake_time.observe(started.elapsed());
+    let tls_version = splice::tls_version(&stream);
     let peer = Peer {
         address,
         server_name,
@@ -133,24 +135,26 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         sighted: Cell::new(false),
         buckets: RefCell::default(),
         tunnel: RefCell::new(None),
+        tls_version,
     });
     let patience = limits.patience;
+    let traffic = &shared.metrics.traffic;
     let serving = Rc::clone(&connection);
     let view = shared.policy.view();
     let server_name = connection.peer.server_name.as_deref();
     if let Some(route) = server_name.and_then(|name| view.snapshot().tcp_routes.find(name)) {
         let agreed = splice::Agreed::read(&stream, alpn);
-        let io = GuardedIo::stream(stream, handle, patience);
+        let io = GuardedIo::stream(stream, handle, patience, traffic);
         splice::serve(&connection, io, lifetime, route, agreed).await;
     } else if alpn.as_deref() == Some(b"h2") {
         serve_http2(
             serving,
-            GuardedIo::http2(stream, handle, patience),
+            GuardedIo::http2(stream, handle, patience, traffic),
             lifetime,
         )
         .await;
     } else {
-        let io = GuardedIo::http1(stream, handle, limits.head_timeout, patience);
+        let io = GuardedIo::http1(stream, handle, limits.head_timeout, patience, traffic);
         serve_http1(serving, io, lifetime).await;
     }
     if let Some(fault) = connection.handle.fault() {
@@ -210,25 +214,34 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             let Tunnel {
                 upstream,
                 lease: _lease,
+                audit,
                 ..
             } = *tunnel;
-            let spliced = async {
-                let mut upstream = tunnel::upstream(upstream, patience).await?;
-                // The watcher lets nothing pass between the request and its answer; what came after the
-                // answer belongs to the tunnel.
-                upstream.write_all(&parts.read_buf).await?;
-                tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, SPLICE, SPLICE)
-                    .await
+            let before = io.carried();
+            let ended = {
+                let spliced = async {
+                    let mut upstream = tunnel::upstream(upstream, patience).await?;
+                    // The watcher lets nothing pass between the request and its answer; what came after the
+                    // answer belongs to the tunnel.
+                    upstream.write_all(&parts.read_buf).await?;
+                    tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, SPLICE, SPLICE)
+                        .await
+                };
+                let mut spliced = pin!(spliced);
+                poll_fn(|cx| match lifetime.turn(cx) {
+                    Turn::End => Poll::Ready(None),
+                    // A tunnel has no messages to finish; it has the time that a connection has.
+                    Turn::Finish | Turn::Go => spliced.as_mut().poll(cx).map(Some),
+                })
+                .await
             };
-            let mut spliced = pin!(spliced);
-            let ended = poll_fn(|cx| match lifetime.turn(cx) {
-                Turn::End => Poll::Ready(None),
-                // A tunnel has no messages to finish; it has the time that a connection has.
-                Turn::Finish | Turn::Go => spliced.as_mut().poll(cx).map(Some),
-            })
-            .await;
             if ended.is_none() {
                 handle.end_with_reset();
+            }
+            if let Some(mut audit) = audit {
+                let early = parts.read_buf.len() as u64;
+                let ending = splice::ending(&handle, ended.as_ref());
+                audit.end_carried(before, io.carried(), early, ending);
             }
         }
         (Some(Ok(())), None) => close(io).await,
@@ -441,8 +454,8 @@ async fn drive(
     reader.task_ended();
 }
 
-fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Duration) -> Record {
-    Record {
+fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Duration) -> Arc<Record> {
+    Arc::new(Record {
         at: now(),
         request_id: None,
         address,
@@ -457,7 +470,7 @@ fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Durati
         outcome: Outcome::HandshakeRefused(fault),
         status: None,
         duration,
-    }
+    })
 }
 
 /// Room for a head of 16 KiB and what follows it.

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::assertion::AssertionSigner;
 use crate::connections::{Connections, OpenConnection};
+use crate::exchange::{Exchange, Telemetry};
 use crate::feed::{self, Applied};
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
@@ -56,7 +57,11 @@ pub struct Options {
     /// that says for whom it is. From elsewhere none is taken.
     pub proxies: Vec<IpNet>,
     /// Takes audit records; what finds no room is dropped and counted.
-    pub records: mpsc::Sender<Record>,
+    pub records: mpsc::Sender<Arc<Record>>,
+    /// What is told of exchanges.
+    pub telemetry: Telemetry,
+    /// Takes exchanges that have ended; what finds no room is dropped and counted.
+    pub exchanges: mpsc::Sender<Exchange>,
     /// Takes sightings; what finds no room is dropped and counted.
     pub sightings: mpsc::Sender<Sighting>,
 }
@@ -202,7 +207,9 @@ impl Gateway {
                 )),
                 limits: ArcSwap::from_pointee(options.limits),
                 proxies: options.proxies,
+                telemetry: ArcSwap::from_pointee(options.telemetry),
                 records: options.records,
+                exchanges: options.exchanges,
                 sightings: options.sightings,
             }),
             name: options.name,
@@ -231,6 +238,11 @@ impl Gateway {
         );
         shared.status.set_max_staleness(max_staleness);
         shared.limits.store(Arc::new(limits));
+    }
+
+    /// Replaces what is told of exchanges that begin from now on.
+    pub fn observe(&self, telemetry: Telemetry) {
+        self.shared.telemetry.store(Arc::new(telemetry));
     }
 
     /// The bounds and deadlines in force.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,6 +31,22 @@ pub(crate) struct GuardedIo {
     inbound: Inbound,
     /// Of the peer, when it takes bytes.
     pace: Pace,
+    traffic: Traffic,
+    carried: Carried,
+}
+
+/// Counts the bytes of all connections, without TLS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+}
+
+/// How many bytes went through one connection, without TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
 }
 
 /// How the bytes from the peer are looked at.
@@ -80,6 +97,7 @@ impl GuardedIo {
         tls: TlsStream<TcpStream>,
         handle: Arc<Handle>,
         patience: Duration,
+        traffic: &Traffic,
     ) -> Self {
         Self {
             tls,
@@ -91,6 +109,8 @@ impl GuardedIo {
                 refilled: Instant::now(),
             }),
             pace: Pace::of_reader(patience),
+            traffic: traffic.clone(),
+            carried: Carried::default(),
         }
     }
 
@@ -100,6 +120,7 @@ impl GuardedIo {
         handle: Arc<Handle>,
         head_timeout: Duration,
         patience: Duration,
+        traffic: &Traffic,
     ) -> Self {
         Self {
             tls,
@@ -113,6 +134,8 @@ impl GuardedIo {
                 state: Reading::Open,
             }),
             pace: Pace::of_reader(patience),
+            traffic: traffic.clone(),
+            carried: Carried::default(),
         }
     }
 
@@ -121,13 +144,21 @@ impl GuardedIo {
         tls: TlsStream<TcpStream>,
         handle: Arc<Handle>,
         patience: Duration,
+        traffic: &Traffic,
     ) -> Self {
         Self {
             tls,
             handle,
             inbound: Inbound::Stream,
             pace: Pace::of_reader(patience),
+            traffic: traffic.clone(),
+            carried: Carried::default(),
         }
+    }
+
+    /// What went through it so far.
+    pub(crate) fn carried(&self) -> Carried {
+        self.carried
     }
 
     /// The TCP connection.
@@ -179,11 +210,18 @@ impl AsyncRead for GuardedIo {
         self.check()?;
         let this = self.get_mut();
         let Self { tls, handle, .. } = this;
-        match &mut this.inbound {
+        let start = buf.filled().len();
+        let polled = match &mut this.inbound {
             Inbound::Http2(counted) => counted.poll_read(tls, handle, cx, buf),
             Inbound::Http1(watched) => watched.poll_read(tls, handle, cx, buf),
             Inbound::Stream => Pin::new(tls).poll_read(cx, buf),
+        };
+        let received = (buf.filled().len() - start) as u64;
+        if received > 0 {
+            this.carried.received += received;
+            this.traffic.received.inc_by(received);
         }
+        polled
     }
 }
 
@@ -384,6 +422,8 @@ impl AsyncWrite for GuardedIo {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
         let written = ready!(Pin::new(&mut this.tls).poll_write_vectored(cx, bytes))?;
+        this.carried.sent += written as u64;
+        this.traffic.sent.inc_by(written as u64);
         if let Inbound::Http2(counted) = &mut this.inbound {
             let mut left = written;
             for slice in bytes {

@@ -3,10 +3,12 @@
 //! There is ONE cut. It is a flag in here, the IO wrapper fails every read and write once it is set, and the
 //! connection's task wakes to let go of everything else.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
@@ -204,24 +206,76 @@ impl Handle {
 
 /// Counts as a request under way until everything that holds it has let go: the answer, what HTTP/2 has yet to
 /// send of it, and the request's body, which an answer may come before.
+///
+/// Meanwhile it notes what the request's exchange is told by.
 #[derive(Debug)]
-pub(crate) struct Flight(Arc<Handle>);
+pub(crate) struct Flight {
+    handle: Arc<Handle>,
+    /// Bytes of the request's body that were passed on.
+    received: Cell<u64>,
+    asked: RefCell<Option<Asked>>,
+    route: RefCell<Option<String>>,
+}
+
+/// The server of an upstream that a request was sent to last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Its address as it was configured.
+    pub(crate) server: Arc<str>,
+    /// How long it took to begin its answer, if it did.
+    pub(crate) latency: Option<Duration>,
+}
 
 impl Flight {
     pub(crate) fn enter(handle: &Arc<Handle>) -> Rc<Self> {
         handle.enter_flight();
-        Rc::new(Self(Arc::clone(handle)))
+        Rc::new(Self {
+            handle: Arc::clone(handle),
+            received: Cell::new(0),
+            asked: RefCell::new(None),
+            route: RefCell::new(None),
+        })
     }
 
     /// Of the request's connection.
     pub(crate) fn handle(&self) -> &Handle {
-        &self.0
+        &self.handle
+    }
+
+    /// Notes bytes of the request's body.
+    pub(crate) fn receive(&self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+    }
+
+    /// Bytes of the request's body so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Notes the path of the route that the request takes.
+    pub(crate) fn take_route(&self, path: &str) {
+        self.route.replace(Some(path.to_owned()));
+    }
+
+    /// The path of the request's route; told once.
+    pub(crate) fn taken_route(&self) -> Option<String> {
+        self.route.take()
+    }
+
+    /// Notes the server that the request is sent to.
+    pub(crate) fn ask(&self, asked: Asked) {
+        self.asked.replace(Some(asked));
+    }
+
+    /// The server that the request was sent to last; told once.
+    pub(crate) fn take_asked(&self) -> Option<Asked> {
+        self.asked.take()
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.0.leave_flight();
+        self.handle.leave_flight();
     }
 }
 

@@ -9,15 +9,18 @@
 
 mod answer_body;
 mod assertion;
+mod audit;
 mod code;
 mod connection;
 mod connections;
+mod exchange;
 mod feed;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gateway;
 mod guarded_io;
 mod handle;
+mod histogram;
 mod identity_headers;
 mod lifetime;
 mod limits;
@@ -46,6 +49,7 @@ mod worker;
 pub use assertion::{AssertionSigner, SignerFault};
 pub use code::Code;
 pub use connections::OpenConnection;
+pub use exchange::{Ending, Exchange, Telemetry};
 pub use feed::Applied;
 pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
 pub use identity_headers::{identity_header_families, identity_header_names, is_identity_header};

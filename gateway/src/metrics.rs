@@ -6,15 +6,17 @@ use std::time::Instant;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::code::Code;
+use crate::guarded_io::Traffic;
+use crate::histogram::Histogram;
 use crate::status_table::StatusTable;
 use crate::tls::HandshakeFault;
-use crate::upstream::Health;
+use crate::upstream::{Health, ServerHealth};
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -24,6 +26,12 @@ pub(crate) struct Metrics {
     pub(crate) connections_open: Gauge,
     pub(crate) connections_refused: Counter,
     pub(crate) handshakes_finished: Counter,
+    /// Of those that finished.
+    pub(crate) handshake_time: Histogram,
+    pub(crate) requests_open: Gauge,
+    /// Until the answer's end.
+    pub(crate) request_time: Histogram,
+    pub(crate) traffic: Traffic,
     handshakes_refused: [Counter; HandshakeFault::ALL.len()],
     /// By the first digit of the status.
     answers: [Counter; 5],
@@ -31,6 +39,7 @@ pub(crate) struct Metrics {
     reported: [Counter; Code::ALL.len()],
     pub(crate) anonymous: Counter,
     pub(crate) upstream_connections: Counter,
+    pub(crate) upstream_connect_time: Histogram,
     pub(crate) upstream_retries: Counter,
     pub(crate) cuts: Counter,
     pub(crate) panics: Counter,
@@ -38,6 +47,7 @@ pub(crate) struct Metrics {
     pub(crate) changes_applied: Counter,
     pub(crate) changes_beyond_bound: Counter,
     pub(crate) records_dropped: Counter,
+    pub(crate) exchanges_dropped: Counter,
     pub(crate) sightings_dropped: Counter,
 }
 
@@ -50,7 +60,7 @@ impl Metrics {
     ) -> Self {
         registry
             .sub_registry_with_prefix("keybound")
-            .register_collector(Box::new(UpstreamHealth(health)));
+            .register_collector(Box::new(Upstreams(health)));
         let registry = registry.sub_registry_with_prefix("keybound_gateway");
         registry.register_collector(Box::new(StatusAge(status)));
         let answers = family(
@@ -81,6 +91,29 @@ impl Metrics {
             refusals: Code::ALL.map(|code| resolve(&refusals, "code", code.as_str())),
             reported: Code::ALL.map(|code| resolve(&reported, "code", code.as_str())),
             connections_open: gauge(registry, "connections_open", "Open connections"),
+            handshake_time: histogram(
+                registry,
+                "handshake_duration_seconds",
+                "How long handshakes took that finished, from the connection on",
+            ),
+            requests_open: gauge(
+                registry,
+                "requests_open",
+                "Requests whose answers have not ended",
+            ),
+            request_time: histogram(
+                registry,
+                "request_duration_seconds",
+                "How long requests took, from their head to the end of their answer",
+            ),
+            traffic: Traffic {
+                received: counter(
+                    registry,
+                    "received_bytes",
+                    "Bytes from clients, without TLS",
+                ),
+                sent: counter(registry, "sent_bytes", "Bytes for clients, without TLS"),
+            },
             connections_refused: counter(
                 registry,
                 "connections_refused",
@@ -95,6 +128,11 @@ impl Metrics {
                 registry,
                 "upstream_connections",
                 "Connections made to upstreams",
+            ),
+            upstream_connect_time: histogram(
+                registry,
+                "upstream_connect_duration_seconds",
+                "How long it took to connect to upstreams, with the TLS handshake",
             ),
             upstream_retries: counter(
                 registry,
@@ -126,6 +164,11 @@ impl Metrics {
                 registry,
                 "records_dropped",
                 "Audit records lost because their reader was too slow",
+            ),
+            exchanges_dropped: counter(
+                registry,
+                "exchanges_dropped",
+                "Ended requests lost for access log and traces because their reader was too slow",
             ),
             sightings_dropped: counter(
                 registry,
@@ -174,26 +217,54 @@ impl Collector for StatusAge {
     }
 }
 
-/// Which servers of the upstreams that have a name are healthy, at the moment of each scrape.
+/// How the upstreams and their servers are, at the moment of each scrape. Names and addresses are those of the
+/// configuration in force.
 #[derive(Debug)]
-struct UpstreamHealth(Arc<Health>);
+struct Upstreams(Arc<Health>);
 
-impl Collector for UpstreamHealth {
+impl Collector for Upstreams {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let report = self.0.report();
         if report.is_empty() {
             return Ok(());
         }
+        let labels = |upstream: &str, health: &ServerHealth| {
+            let server = health.address().to_string();
+            [("upstream", upstream.to_owned()), ("server", server)]
+        };
         let mut metric = encoder.encode_descriptor(
             "upstream_healthy",
             "Whether a server of an upstream is sent requests in the first place",
             None,
             MetricType::Gauge,
         )?;
-        for (upstream, server, healthy) in report {
-            let labels = [("upstream", upstream), ("server", server.to_string())];
-            let gauge = ConstGauge::new(i64::from(healthy));
-            gauge.encode(metric.encode_family(&labels)?)?;
+        for (upstream, health) in &report {
+            let gauge = ConstGauge::new(i64::from(health.is_healthy()));
+            gauge.encode(metric.encode_family(&labels(upstream, health))?)?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "upstream_failures",
+            "Connections that a server of an upstream did not take, and requests that it did not answer well",
+            None,
+            MetricType::Counter,
+        )?;
+        for (upstream, health) in &report {
+            let counter = ConstCounter::new(health.failures());
+            counter.encode(metric.encode_family(&labels(upstream, health))?)?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "upstream_latency_seconds",
+            "How long the servers of an upstream took to begin their answers",
+            None,
+            MetricType::Histogram,
+        )?;
+        let mut told = None;
+        for (upstream, health) in &report {
+            if told.replace(upstream) != Some(upstream) {
+                let labels = [("upstream", upstream.as_str())];
+                let histogram = health.latency();
+                histogram.encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
@@ -209,6 +280,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn histogram(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = Histogram::default();
+    registry.register(name, help, histogram.clone());
+    histogram
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {

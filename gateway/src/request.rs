@@ -17,7 +17,8 @@ use hyper::body::Incoming;
 use identity::feed::Sighting;
 use identity::{Class, Status};
 
-use crate::answer_body::{AnswerBody, InFlight};
+use crate::answer_body::{AnswerBody, InFlight, Source};
+use crate::audit::Audit;
 use crate::code::Code;
 use crate::guarded_io::stands_for_refused;
 use crate::handle::{Flight, Handle};
@@ -32,7 +33,7 @@ use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, normal_host};
 use crate::pure::route::LimitId;
 use crate::rate_limits::Bucket;
-use crate::record::{Outcome, Record, Unregistered, bounded};
+use crate::record::{Outcome, Record, Unregistered};
 use crate::refusal::{Refusal, closes, grpc_response, response, wire};
 use crate::shared::{Shared, now};
 use crate::tunnel::Tunnel;
@@ -58,6 +59,8 @@ pub(crate) struct Connection {
     pub(crate) buckets: RefCell<Vec<(LimitId, IsDevice, Arc<Bucket>)>>,
     /// What it becomes over HTTP/1.1, once the upstream has agreed.
     pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
+    /// As it was agreed in the handshake.
+    pub(crate) tls_version: &'static str,
 }
 
 /// Judges how much a request asks for; one that asks too much loses its headers.
@@ -107,13 +110,8 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
     admitted: Result<(), Refusal>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let started = Instant::now();
     let request_id = random_request_id();
-    let mut audit = Audit {
-        shared: Arc::clone(&connection.worker.shared),
-        started,
-        record: Some(begin_record(&connection.peer, &request, &request_id)),
-    };
+    let mut audit = Audit::begin(&connection, &request, &request_id);
     let is_call = grpc::is_call(request.version(), request.headers());
     let opening = Opening::take(&mut request);
     let websocket = matches!(opening, Ok(Some(_)));
@@ -143,18 +141,13 @@ pub(crate) async fn answer(
     let forwarded = audit.passed(&passage);
     // What a gRPC client is told in another way is told everybody else as a status.
     let mut told = None;
+    let mut opened = None;
     let (outcome, mut answer) = match outcome {
         Ok(Answer::Tunnel(head, tunnel)) => {
-            match &flight.reader {
-                Some(reader) => reader.line().begin(tunnel),
-                None => *connection.tunnel.borrow_mut() = Some(tunnel),
-            }
-            (forwarded, head.map(|()| AnswerBody::empty(flight)))
+            opened = Some(tunnel);
+            (forwarded, head.map(|()| Source::Empty))
         }
-        Ok(Answer::Forwarded(head)) => (
-            forwarded,
-            head.map(|body| AnswerBody::upstream(body, flight)),
-        ),
+        Ok(Answer::Forwarded(head)) => (forwarded, head.map(Source::Upstream)),
         Err(refusal) => {
             let wire = wire(refusal);
             connection.worker.shared.metrics.refused(wire.code);
@@ -162,10 +155,9 @@ pub(crate) async fn answer(
             // A body that nobody wants is not read to its end.
             let close = one_at_a_time && (closes(refusal) || has_body);
             let answer = if is_call {
-                grpc_response(&wire).map(|()| AnswerBody::empty(flight))
+                grpc_response(&wire).map(|()| Source::Empty)
             } else {
-                let response = response(&wire, &request_id, close);
-                response.map(|body| AnswerBody::whole(body, flight))
+                response(&wire, &request_id, close).map(Source::Whole)
             };
             (Outcome::Refused(wire.code), answer)
         }
@@ -183,8 +175,21 @@ pub(crate) async fn answer(
     }
     let status = told.unwrap_or(answer.status());
     connection.worker.shared.metrics.answered(status.as_u16());
-    audit.finish(outcome, status, unregistered(&connection, outcome));
-    Ok(answer)
+    let unregistered = unregistered(&connection, outcome);
+    audit.decide(outcome, status, unregistered, &flight.flight);
+    let audit = match opened {
+        None => Some(audit),
+        Some(mut tunnel) => {
+            // It lasts longer than the answer.
+            tunnel.audit = Some(audit);
+            match &flight.reader {
+                Some(reader) => reader.line().begin(tunnel),
+                None => *connection.tunnel.borrow_mut() = Some(tunnel),
+            }
+            None
+        }
+    };
+    Ok(answer.map(|source| AnswerBody::new(source, flight, audit)))
 }
 
 /// Which certificate it was, if it was refused because nobody registered it.
@@ -198,55 +203,13 @@ pub(crate) fn unregistered(connection: &Connection, outcome: Outcome) -> Option<
     })
 }
 
-/// Sees to it that a request leaves exactly one record, also if its connection ends before its answer.
-struct Audit {
-    shared: Arc<Shared>,
-    started: Instant,
-    record: Option<Record>,
-}
-
-impl Audit {
-    /// Where nobody's certificate was looked at, the record names none.
-    fn passed(&mut self, passage: &Passage) -> Outcome {
-        if let Some(record) = &mut self.record {
-            record.reported = passage.reported.get();
-            if passage.is_anonymous.get() && record.reported.is_none() {
-                record.device = None;
-                record.serial = None;
-            }
-        }
-        if passage.is_anonymous.get() {
-            Outcome::ForwardedAnonymously
-        } else {
-            Outcome::Forwarded
-        }
-    }
-
-    fn finish(&mut self, outcome: Outcome, status: StatusCode, unregistered: Option<Unregistered>) {
-        if let Some(record) = &mut self.record {
-            record.outcome = outcome;
-            record.status = Some(status.as_u16());
-            record.unregistered = unregistered;
-        }
-    }
-}
-
-impl Drop for Audit {
-    fn drop(&mut self) {
-        if let Some(mut record) = self.record.take() {
-            record.duration = self.started.elapsed();
-            self.shared.record(record);
-        }
-    }
-}
-
 /// How a request was let through.
 #[derive(Default)]
-struct Passage {
+pub(crate) struct Passage {
     /// Without an identity.
-    is_anonymous: Cell<bool>,
+    pub(crate) is_anonymous: Cell<bool>,
     /// Where it would have been refused, had its route not only reported it.
-    reported: Cell<Option<Code>>,
+    pub(crate) reported: Cell<Option<Code>>,
 }
 
 /// An upstream's answer, its headers cleaned.
@@ -301,6 +264,9 @@ async fn forward(
             worker.shared.metrics.anonymous.inc();
             passage.is_anonymous.set(true);
         }
+    }
+    if worker.shared.telemetry.load().exchanges {
+        flight.take_route(&permit.route().path);
     }
     if let Some(denial) = permit.reported() {
         report(Refusal::Denied(denial));
@@ -383,6 +349,7 @@ async fn exchange(
             device,
             upstream,
             lease,
+            audit: None,
         };
         return Ok(Answer::Tunnel(head, Box::new(tunnel)));
     }
@@ -468,7 +435,7 @@ fn is_stand_in(request: &Request<Incoming>) -> bool {
 pub(crate) fn record_fault(connection: &Connection, fault: Code) {
     let Connection { worker, peer, .. } = connection;
     worker.shared.metrics.refused(fault);
-    worker.shared.record(Record {
+    worker.shared.record(Arc::new(Record {
         at: now(),
         request_id: None,
         address: peer.address,
@@ -483,37 +450,7 @@ pub(crate) fn record_fault(connection: &Connection, fault: Code) {
         outcome: Outcome::Refused(fault),
         status: None,
         duration: Duration::ZERO,
-    });
-}
-
-fn begin_record(peer: &Peer, request: &Request<Incoming>, request_id: &HeaderValue) -> Record {
-    let issued = peer.issued();
-    let host = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| {
-            request
-                .headers()
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-        });
-    Record {
-        at: now(),
-        request_id: request_id.to_str().ok().map(str::to_owned),
-        address: peer.address,
-        device: issued.map(|issued| issued.device.clone()),
-        serial: issued.map(|issued| issued.serial),
-        reported: None,
-        unregistered: None,
-        server_name: peer.server_name.clone(),
-        host: host.map(bounded),
-        method: Some(bounded(request.method().as_str())),
-        path: Some(bounded(request.uri().path())),
-        outcome: Outcome::Abandoned,
-        status: None,
-        duration: Duration::ZERO,
-    }
+    }));
 }
 
 /// 16 random bytes, in hexadecimal digits.

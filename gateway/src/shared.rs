@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::Limits;
 use crate::assertion::AssertionSigner;
 use crate::connections::Connections;
+use crate::exchange::{Exchange, Telemetry};
 use crate::metrics::Metrics;
 use crate::pure::authorize::{Snapshot, View};
 use crate::pure::classes::Classes;
@@ -36,7 +37,9 @@ pub(crate) struct Shared {
     pub(crate) limits: ArcSwap<Limits>,
     /// Load balancers that speak the PROXY protocol.
     pub(crate) proxies: Vec<IpNet>,
-    pub(crate) records: mpsc::Sender<Record>,
+    pub(crate) telemetry: ArcSwap<Telemetry>,
+    pub(crate) records: mpsc::Sender<Arc<Record>>,
+    pub(crate) exchanges: mpsc::Sender<Exchange>,
     pub(crate) sightings: mpsc::Sender<Sighting>,
 }
 
@@ -87,9 +90,16 @@ impl Policy {
 
 impl Shared {
     /// Hands on an audit record; one that finds no room is counted.
-    pub(crate) fn record(&self, record: Record) {
+    pub(crate) fn record(&self, record: Arc<Record>) {
         if self.records.try_send(record).is_err() {
             self.metrics.records_dropped.inc();
+        }
+    }
+
+    /// Hands on an exchange that has ended; one that finds no room is counted.
+    pub(crate) fn exchange(&self, exchange: Exchange) {
+        if self.exchanges.try_send(exchange).is_err() {
+            self.metrics.exchanges_dropped.inc();
         }
     }
 

@@ -12,8 +12,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use crate::audit::Audit;
+use crate::exchange::Ending;
 use crate::guarded_io::GuardedIo;
-use crate::handle::Flight;
+use crate::handle::{Flight, Handle};
 use crate::lifetime::{Lifetime, Turn};
 use crate::pure::authorize::{StreamPermit, authorize_stream};
 use crate::pure::proxy_protocol::Announcement;
@@ -34,21 +36,36 @@ pub(crate) struct Agreed {
 impl Agreed {
     pub(crate) fn read(tls: &TlsStream<TcpStream>, alpn: Option<Vec<u8>>) -> Self {
         let (_, session) = tls.get_ref();
-        let tls_version = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            // The listener speaks no other.
-            Some(_) | None => "TLSv1.3",
-        };
         let cipher = session
             .negotiated_cipher_suite()
             .and_then(|suite| suite.suite().as_str())
             .unwrap_or_default();
         Self {
-            tls_version,
+            tls_version: tls_version(tls),
             // Of TLS 1.3, OpenSSL's names are these with other letters: TLS13_AES_128_GCM_SHA256.
             cipher: cipher.replacen("TLS13_", "TLS_", 1),
             alpn,
         }
+    }
+}
+
+/// The version of TLS that the handshake agreed on.
+pub(crate) fn tls_version(tls: &TlsStream<TcpStream>) -> &'static str {
+    match tls.get_ref().1.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        // The listener speaks no other.
+        Some(_) | None => "TLSv1.3",
+    }
+}
+
+/// Why a tunnel or stream ended, from how its copying ended; none if it was cut.
+pub(crate) fn ending<T>(handle: &Handle, copied: Option<&std::io::Result<T>>) -> Ending {
+    match copied {
+        _ if handle.is_cut() => Ending::Cut,
+        None => Ending::Cut,
+        Some(Ok(_)) => Ending::Complete,
+        // Which of the two it was, copying does not tell.
+        Some(Err(_)) => Ending::Client,
     }
 }
 
@@ -83,7 +100,7 @@ pub(crate) async fn serve(
         }
     };
     let peer = &connection.peer;
-    shared.record(Record {
+    let record = Record {
         at: now,
         request_id: unique_id.to_str().ok().map(str::to_owned),
         address: peer.address,
@@ -98,11 +115,13 @@ pub(crate) async fn serve(
         outcome: told,
         status: None,
         duration: begun.elapsed(),
-    });
+    };
+    let mut audit = Audit::of_stream(connection, begun, record);
     match outcome {
-        Ok(Upstream::Tcp(upstream)) => splice(connection, io, lifetime, upstream).await,
-        Ok(Upstream::Unix(upstream)) => splice(connection, io, lifetime, upstream).await,
+        Ok(Upstream::Tcp(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
+        Ok(Upstream::Unix(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
         Err(_) => {
+            audit.end(0, 0, Ending::Complete);
             let mut io = io;
             // A peer that does not take the goodbye goes without.
             let _ = timeout(FAREWELL, io.shutdown()).await;
@@ -200,19 +219,25 @@ async fn splice(
     mut io: GuardedIo,
     mut lifetime: Lifetime,
     mut upstream: impl AsyncRead + AsyncWrite + Unpin,
+    mut audit: Audit,
 ) {
-    let mut copying = pin!(copy_bidirectional_with_sizes(
-        &mut io,
-        &mut upstream,
-        BUFFER,
-        BUFFER
-    ));
-    let ended = std::future::poll_fn(|cx| match lifetime.turn(cx) {
-        Turn::End => Poll::Ready(None),
-        // A stream has no messages to finish; it has the time that a connection has.
-        Turn::Finish | Turn::Go => copying.as_mut().poll(cx).map(Some),
-    })
-    .await;
+    let before = io.carried();
+    let ended = {
+        let mut copying = pin!(copy_bidirectional_with_sizes(
+            &mut io,
+            &mut upstream,
+            BUFFER,
+            BUFFER
+        ));
+        std::future::poll_fn(|cx| match lifetime.turn(cx) {
+            Turn::End => Poll::Ready(None),
+            // A stream has no messages to finish; it has the time that a connection has.
+            Turn::Finish | Turn::Go => copying.as_mut().poll(cx).map(Some),
+        })
+        .await
+    };
+    let ending = ending(&connection.handle, ended.as_ref());
+    audit.end_carried(before, io.carried(), 0, ending);
     match ended {
         None => connection.handle.end_with_reset(),
         Some(Ok(_)) => {}

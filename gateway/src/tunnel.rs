@@ -12,9 +12,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::task::AbortHandle;
 
+use crate::audit::Audit;
 use crate::code::Code;
+use crate::guarded_io::Carried;
 use crate::pace::Pace;
 use crate::request::{Connection, record_fault};
+use crate::splice;
 use crate::upstream::Lease;
 
 /// What both sides have agreed to.
@@ -24,6 +27,8 @@ pub(crate) struct Tunnel {
     pub(crate) upstream: OnUpgrade,
     /// Counts as a request under way at the upstream.
     pub(crate) lease: Lease,
+    /// What it leaves behind.
+    pub(crate) audit: Option<Audit>,
 }
 
 /// The upstream's end. One that hardly takes bytes for ten times the `patience` fails.
@@ -87,17 +92,20 @@ pub(crate) async fn carry(connection: &Connection, line: &Line, tunnel: Tunnel) 
         device: Some(device),
         upstream: answered,
         lease: _lease,
+        audit,
     } = tunnel
     else {
         return;
     };
     let patience = connection.worker.shared.limits.load().patience;
+    let carried = Cell::new(Carried::default());
     let carrying = async {
         let end = device.await.map_err(io::Error::other)?;
         let mut device = Device {
             end: Paced::new(end, Pace::of_reader(patience)),
             connection,
             line,
+            carried: &carried,
         };
         let mut upstream = upstream(answered, patience).await?;
         copy_bidirectional_with_sizes(&mut device, &mut upstream, BUFFER, BUFFER).await
@@ -110,6 +118,10 @@ pub(crate) async fn carry(connection: &Connection, line: &Line, tunnel: Tunnel) 
         carrying.as_mut().poll(cx)
     })
     .await;
+    if let Some(mut audit) = audit {
+        let ending = splice::ending(&connection.handle, Some(&ended));
+        audit.end_carried(Carried::default(), carried.get(), 0, ending);
+    }
     if let Err(error) = ended {
         tracing::debug!(%error, "a WebSocket was broken off");
         line.break_off();
@@ -121,6 +133,7 @@ struct Device<'c> {
     end: Paced,
     connection: &'c Connection,
     line: &'c Line,
+    carried: &'c Cell<Carried>,
 }
 
 impl Device<'_> {
@@ -149,7 +162,12 @@ impl AsyncRead for Device<'_> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check()?;
-        Pin::new(&mut self.end).poll_read(cx, buf)
+        let start = buf.filled().len();
+        let polled = Pin::new(&mut self.end).poll_read(cx, buf);
+        let mut carried = self.carried.get();
+        carried.received += (buf.filled().len() - start) as u64;
+        self.carried.set(carried);
+        polled
     }
 }
 
@@ -161,6 +179,11 @@ impl AsyncWrite for Device<'_> {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let polled = Pin::new(&mut self.end).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(length)) = &polled {
+            let mut carried = self.carried.get();
+            carried.sent += *length as u64;
+            self.carried.set(carried);
+        }
         self.note(polled)
     }
 

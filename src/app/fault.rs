@@ -37,6 +37,10 @@ pub(crate) enum StartFault {
     Gateway(#[from] gateway::StartFault),
     #[error("{0}")]
     Unavailable(#[from] ca::Unavailable),
+    #[error("the access log has no thread: {0}")]
+    AccessLogThread(io::Error),
+    #[error("{0}")]
+    AccessLog(String),
     #[error("a part of the server failed while it started; its log says more")]
     Panicked,
 }

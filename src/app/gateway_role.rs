@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
-    Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy, RouteTable, Snapshot,
-    TcpRouteTable, Upstream,
+    Exchange, Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy, RouteTable, Snapshot,
+    TcpRouteTable, Telemetry, Upstream,
 };
 use identity::feed::Sighting;
 use identity::{Kind, Name};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Common, StartFault, Trust, descriptors};
+use crate::access_log::{self, AccessLog};
 use crate::alarm::Alarm;
 use crate::config::{Config, GatewayConfig};
 use crate::decisions::Decisions;
@@ -27,7 +28,8 @@ use crate::service_manager::Inherited;
 /// A gateway that is bound, and what comes out of it.
 pub(super) struct BoundGateway {
     pub(super) gateway: gateway::Bound,
-    pub(super) records: mpsc::Receiver<Record>,
+    pub(super) records: mpsc::Receiver<Arc<Record>>,
+    pub(super) exchanges: mpsc::Receiver<Exchange>,
     pub(super) sightings: mpsc::Receiver<Sighting>,
     /// Serves the only route, if no other was configured.
     pub(super) builtin_upstream: Option<(TcpListener, Route)>,
@@ -74,10 +76,14 @@ pub(super) async fn bind_gateway(
         deadline: HANDSHAKE_WITHIN,
         max_handshakes: MAX_HANDSHAKES,
     })?);
+    let opened = open_access_log(gateway)
+        .await
+        .map_err(StartFault::AccessLog)?;
     let workers = gateway
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let (record_sender, records) = mpsc::channel(RECORDS_WAITING);
+    let (exchange_sender, exchanges) = mpsc::channel(RECORDS_WAITING);
     let (sighting_sender, sightings) = mpsc::channel(SIGHTINGS_WAITING);
     let (inherited, listen) = inherited.claim("gateway", &gateway.listen);
     let options = gateway::Options {
@@ -102,6 +108,8 @@ pub(super) async fn bind_gateway(
         ),
         proxies: gateway.proxies.clone(),
         records: record_sender,
+        telemetry: telemetry(gateway),
+        exchanges: exchange_sender,
         sightings: sighting_sender,
     };
     let gateway = Gateway::bind(options, registry).map_err(|fault| match fault {
@@ -112,13 +120,40 @@ pub(super) async fn bind_gateway(
         | gateway::StartFault::Random
         | gateway::StartFault::Worker(_) => fault.into(),
     })?;
+    common.access_log.publish(opened);
     Ok(BoundGateway {
         gateway,
         records,
+        exchanges,
         sightings,
         builtin_upstream,
         acceptor,
     })
+}
+
+/// Opens the access log, if there is to be one. A file system that hangs is not waited for.
+pub(super) async fn open_access_log(
+    gateway: &GatewayConfig,
+) -> Result<Option<access_log::Opened>, String> {
+    let Some(settings) = gateway.access_log.clone() else {
+        return Ok(None);
+    };
+    let told = settings.to_string();
+    let opening = tokio::task::spawn_blocking(move || settings.open());
+    let opened = match tokio::time::timeout(OPEN_WITHIN, opening).await {
+        Ok(opened) => opened.map_err(io::Error::other).flatten(),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    opened
+        .map(Some)
+        .map_err(|error| format!("the access log cannot be opened ({told}): {error}"))
+}
+
+/// What is told of requests.
+pub(super) fn telemetry(gateway: &GatewayConfig) -> Telemetry {
+    Telemetry {
+        exchanges: gateway.access_log.is_some(),
+    }
 }
 
 /// Whom the gateway believes, and what it shows.
@@ -204,7 +239,7 @@ async fn builtin_upstream() -> Result<(TcpListener, Route), StartFault> {
 
 /// Remembers what the gateway decided, until the gateway has gone or `shutdown` and nothing is left.
 pub(super) async fn keep_records(
-    mut records: mpsc::Receiver<Record>,
+    mut records: mpsc::Receiver<Arc<Record>>,
     decisions: Arc<Decisions>,
     mut alarm: Alarm,
     shutdown: CancellationToken,
@@ -226,11 +261,36 @@ pub(super) async fn keep_records(
     }
 }
 
+/// Hands on what has ended, until the gateway has gone or `shutdown` and nothing is left.
+pub(super) async fn pass_on(
+    mut exchanges: mpsc::Receiver<Exchange>,
+    access_log: Arc<AccessLog>,
+    shutdown: CancellationToken,
+) {
+    let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
+    loop {
+        tokio::select! {
+            received = exchanges.recv_many(&mut batch, RECORDS_AT_ONCE) => {
+                if received == 0 {
+                    break;
+                }
+            }
+            () = shutdown.cancelled(), if !exchanges.is_closed() => exchanges.close(),
+        }
+        for exchange in batch.drain(..) {
+            access_log.put(exchange);
+        }
+    }
+    // Whatever comes of it, the process ends.
+    let _ = tokio::task::spawn_blocking(move || access_log.flush()).await;
+}
+
 /// The one gateway of this version.
 pub(super) fn gateway_name() -> Name {
     Name::parse("gateway-1").expect("the name is legal")
 }
 
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const MAX_HANDSHAKES: usize = 512;
 const RECORDS_WAITING: usize = 16_384;

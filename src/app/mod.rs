@@ -27,8 +27,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use self::gateway_role::{BoundGateway, bind_gateway, gateway_name, keep_records};
+use self::gateway_role::{BoundGateway, bind_gateway, gateway_name, keep_records, pass_on};
 use self::reload::Parts;
+use crate::access_log::AccessLog;
 use crate::admin::client::SOCKET;
 use crate::admin::listener::AdminListener;
 use crate::admin::server::{self as admin, Admin};
@@ -85,6 +86,7 @@ pub(crate) struct Start {
 struct Common {
     authority: Arc<Authority>,
     decisions: Arc<Decisions>,
+    access_log: Arc<AccessLog>,
     metrics: Metrics,
     trust: Trust,
     assertions: Arc<AssertionSigner>,
@@ -127,9 +129,11 @@ impl Server {
             )
             .await?,
         );
+        let access_log = AccessLog::start(metrics.clone()).map_err(StartFault::AccessLogThread)?;
         let device_ca = authority.device_ca().der();
         let common = Common {
             decisions: Arc::new(Decisions::new()),
+            access_log: Arc::new(access_log),
             metrics: metrics.clone(),
             trust: Trust {
                 certificate: Arc::clone(renewal.certificate()),
@@ -177,7 +181,11 @@ impl Server {
             data: config.data.clone(),
             authority,
             gateway: None,
-            health: Arc::new(Health::new(bound.is_some(), Arc::clone(&in_force))),
+            health: Arc::new(Health::new(
+                bound.is_some(),
+                Arc::clone(&in_force),
+                Arc::clone(&common.access_log),
+            )),
             tasks: JoinSet::new(),
             enrollment_ends: CancellationToken::new(),
             rest_ends: CancellationToken::new(),
@@ -194,6 +202,7 @@ impl Server {
             builtin,
             trust: common.trust.clone(),
             renewal: Arc::clone(&renewal),
+            access_log: Arc::clone(&common.access_log),
         };
         let reloader = Arc::new(Reloader::new(
             source,
@@ -291,6 +300,11 @@ impl Server {
             feed::report_sightings(authority, bound.sightings, ends),
         );
         let (decisions, ends) = (Arc::clone(&common.decisions), self.rest_ends.clone());
+        let access_log = Arc::clone(&common.access_log);
+        self.spawn(
+            "exchanges",
+            pass_on(bound.exchanges, access_log, ends.clone()),
+        );
         let alarm = alarm::Alarm::new(Arc::clone(&common.authority), common.metrics.clone());
         self.spawn(
             "records",

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use ca::Authority;
 use gateway::tls::{Acceptor, Prepared};
-use gateway::{Gateway, Limits, Route, Snapshot};
+use gateway::{Gateway, Limits, Route, Snapshot, Telemetry};
 use identity::TrustDomain;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Hangups;
 use super::{Trust, gateway_role};
+use crate::access_log::{self, AccessLog};
 use crate::config::{Config, changes};
 use crate::configuration::{Fault, Loaded, Source};
 use crate::in_force::InForce;
@@ -37,12 +38,14 @@ pub(super) struct Parts {
     pub(super) builtin: Option<Route>,
     pub(super) trust: Trust,
     pub(super) renewal: Arc<Renewal>,
+    pub(super) access_log: Arc<AccessLog>,
 }
 
 /// Everything that a configuration comes to, built and not yet in force. What else is to be reloaded is built in
 /// [`Parts::build`] and put in force in [`Built::publish`].
 struct Built<'p> {
     gateway: Option<BuiltGateway<'p>>,
+    access_log: Option<BuiltAccessLog<'p>>,
     own_certificate: Option<Renamed<'p>>,
 }
 
@@ -53,6 +56,13 @@ struct BuiltGateway<'p> {
     snapshot: Snapshot,
     max_staleness: Duration,
     limits: Limits,
+    telemetry: Telemetry,
+}
+
+/// The access log that is to be in force.
+struct BuiltAccessLog<'p> {
+    access_log: &'p AccessLog,
+    opened: Option<access_log::Opened>,
 }
 
 /// Why a reload changed nothing.
@@ -111,6 +121,9 @@ impl Reloader {
             Err(fault) => {
                 tracing::error!(target: "alarm", "{}", fault.in_one_line());
                 self.in_force.not_reloaded(fault.in_one_line());
+                // Whoever moved the access log's file waits for another one all the same.
+                let access_log = Arc::clone(&self.parts.access_log);
+                tokio::task::spawn_blocking(move || access_log.reopen());
             }
         }
         service_manager::ready(&self.status);
@@ -182,6 +195,7 @@ impl Reloader {
     pub(super) fn publish_certificates(&self, config: &Config) -> Result<(), String> {
         Built {
             gateway: self.parts.gateway(config)?,
+            access_log: None,
             own_certificate: None,
         }
         .publish();
@@ -197,6 +211,13 @@ impl Parts {
     /// Builds everything that `new` comes to. What fails leaves nothing behind that is in force.
     async fn build(&self, old: &Config, new: &Config) -> Result<Built<'_>, String> {
         let gateway = self.gateway(new)?;
+        let access_log = match (&gateway, &new.gateway) {
+            (Some(_), Some(written)) => Some(BuiltAccessLog {
+                access_log: &self.access_log,
+                opened: gateway_role::open_access_log(written).await?,
+            }),
+            _ => None,
+        };
         // Last, because the registry remembers every certificate.
         let own_certificate = if old.names == new.names {
             None
@@ -206,6 +227,7 @@ impl Parts {
         };
         Ok(Built {
             gateway,
+            access_log,
             own_certificate,
         })
     }
@@ -225,6 +247,7 @@ impl Parts {
             snapshot,
             limits: gateway_role::limits(written, gateway.limits()),
             max_staleness: written.max_staleness,
+            telemetry: gateway_role::telemetry(written),
         }))
     }
 }
@@ -236,9 +259,13 @@ impl Built<'_> {
         if let Some(own) = self.own_certificate {
             own.publish();
         }
+        if let Some(built) = self.access_log {
+            built.access_log.publish(built.opened);
+        }
         if let Some(built) = self.gateway {
             built.acceptor.publish(built.policy);
             built.gateway.adjust(built.limits, built.max_staleness);
+            built.gateway.observe(built.telemetry);
             built.gateway.publish(built.snapshot);
         }
     }

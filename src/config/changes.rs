@@ -158,6 +158,12 @@ impl Changes {
         if (old.limits, old.rate) != (new.limits, new.rate) {
             self.say("limits of devices and addresses".to_owned());
         }
+        if old.access_log != new.access_log {
+            self.say(match &new.access_log {
+                None => "access log: none".to_owned(),
+                Some(settings) => format!("access log: {settings}"),
+            });
+        }
         self.parts(
             &old.routes,
             &new.routes,

@@ -72,6 +72,7 @@ impl Notes {
             max_staleness,
             tcp_routes,
             proxies: self.networks(table.proxy_protocol_from),
+            access_log: table.access_log.and_then(|table| self.access_log(table)),
             certificates,
             limits,
             rate,

@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::file_policy::{LimitKeys, PolicyKeys};
+use super::file_telemetry::AccessLogTable;
 pub(crate) use super::file_upstream::UpstreamTable;
 use super::reader::{Notes, Section};
 use super::{Located, Mistake, Place};
@@ -33,6 +34,7 @@ pub(crate) struct GatewayTable {
     pub(crate) limits: LimitKeys,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
+    pub(crate) access_log: Option<AccessLogTable>,
 }
 
 /// `[[gateway.certificate]]`
@@ -92,6 +94,7 @@ impl GatewayTable {
             limits: LimitKeys::default(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
+            access_log: None,
         }
     }
 }
@@ -164,6 +167,9 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
             .into_iter()
             .map(|section| tcp(section, notes))
             .collect(),
+        access_log: section
+            .section("access_log", "[gateway.access_log]", notes)
+            .map(|section| AccessLogTable::read(section, notes)),
     };
     section.finish(notes);
     table

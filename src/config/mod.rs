@@ -9,9 +9,11 @@ mod check_certificate;
 mod check_gateway;
 mod check_policy;
 mod check_tcp;
+mod check_telemetry;
 mod check_upstream;
 pub(crate) mod file;
 pub(crate) mod file_policy;
+mod file_telemetry;
 mod file_upstream;
 pub(crate) mod pem_files;
 mod reader;
@@ -27,6 +29,8 @@ use std::time::Duration;
 use gateway::{RateLimit, Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
+
+use crate::access_log;
 
 pub(crate) use certificate_files::{CertificateFiles, Stamp};
 pub(crate) use check::{Purpose, check};
@@ -71,6 +75,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) tcp_routes: Vec<TcpRoute>,
     /// Load balancers that say, by the PROXY protocol, for whom they connect.
     pub(crate) proxies: Vec<IpNet>,
+    /// Where a line is written for each request that has ended, if anywhere.
+    pub(crate) access_log: Option<access_log::Settings>,
 }
 
 impl Config {

@@ -1,5 +1,6 @@
 //! The grammars of single values. Each function returns the value, or the sentence that says what to write.
 
+use crate::access_log::Format;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 
@@ -56,6 +57,17 @@ pub(super) fn upstream(text: &str) -> Result<UpstreamAddress, String> {
 /// Whether a route's upstream is a name, and not an address.
 pub(super) fn is_upstream_name(text: &str) -> bool {
     upstream_name(text).is_ok()
+}
+
+/// How lines of the access log look.
+pub(super) fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "json" => Ok(Format::Json),
+        "combined" => Ok(Format::Combined),
+        _ => Err(format!(
+            "the format {text:?} is none; write \"json\" or \"combined\""
+        )),
+    }
 }
 
 /// What a route calls an upstream. It has no colon, so no address is one.

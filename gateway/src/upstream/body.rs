@@ -181,6 +181,7 @@ impl Body for RequestBody {
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
             this.pace.moved(length);
+            this.flight.receive(length as u64);
             match this.left.checked_sub(length as u64) {
                 Some(left) => this.left = left,
                 None => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::histogram::Histogram;
 use crate::pure::authorize::Snapshot;
 use crate::pure::balance::{REFUSALS, Standing, set_aside_for};
 use crate::pure::upstream::Upstream;
@@ -26,6 +27,12 @@ type Key = (Option<String>, UpstreamAddress);
 /// The health of one server. Reading it is two loads, as long as nothing is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct ServerHealth {
+    /// As it was configured.
+    address: Arc<str>,
+    /// How long the upstream's servers take to begin their answers. They count together.
+    latency: Histogram,
+    /// Since it was learned of, however they are weighed.
+    failed: AtomicU64,
     /// By its health checks.
     unhealthy: AtomicBool,
     /// In a row, each weighed.
@@ -40,10 +47,16 @@ impl Health {
     pub(crate) fn learn(&self, snapshot: &Snapshot) {
         let mut servers = self.servers();
         let mut present: HashMap<Key, Arc<ServerHealth>> = HashMap::new();
+        let mut latencies: HashMap<Option<String>, Histogram> = (servers.iter())
+            .map(|((name, _), health)| (name.clone(), health.latency.clone()))
+            .collect();
         for upstream in snapshot.routes.upstreams() {
             for server in &upstream.servers {
                 let key = (upstream.name.clone(), server.clone());
-                let known = servers.get(&key).cloned().unwrap_or_default();
+                let known = servers.get(&key).cloned().unwrap_or_else(|| {
+                    let latency = latencies.entry(upstream.name.clone()).or_default();
+                    Arc::new(ServerHealth::new(server, latency.clone()))
+                });
                 if upstream.health_check.is_none() {
                     known.unhealthy.store(false, Ordering::Relaxed);
                 }
@@ -61,20 +74,18 @@ impl Health {
     /// The health of a server; of one that is not among the routes in force, a new one that nobody else sees.
     pub(super) fn of(&self, upstream: &Upstream, server: &UpstreamAddress) -> Arc<ServerHealth> {
         let key = (upstream.name.clone(), server.clone());
-        self.servers().get(&key).cloned().unwrap_or_default()
+        let known = self.servers().get(&key).cloned();
+        known.unwrap_or_else(|| Arc::new(ServerHealth::new(server, Histogram::default())))
     }
 
-    /// Servers of upstreams that have a name, and whether each is healthy.
-    pub(crate) fn report(&self) -> Vec<(String, UpstreamAddress, bool)> {
+    /// Every server of the routes in force, by its upstream's name, which is empty for servers that a route names itself.
+    pub(crate) fn report(&self) -> Vec<(String, Arc<ServerHealth>)> {
         let servers = self.servers();
         let mut report: Vec<_> = servers
             .iter()
-            .filter_map(|((name, server), health)| {
-                let healthy = health.standing() == Standing::Healthy;
-                Some((name.clone()?, server.clone(), healthy))
-            })
+            .map(|((name, _), health)| (name.clone().unwrap_or_default(), Arc::clone(health)))
             .collect();
-        report.sort_by_cached_key(|(name, server, _)| (name.clone(), server.to_string()));
+        report.sort_by_cached_key(|(name, health)| (name.clone(), Arc::clone(&health.address)));
         report
     }
 
@@ -94,6 +105,34 @@ impl Health {
 }
 
 impl ServerHealth {
+    fn new(address: &UpstreamAddress, latency: Histogram) -> Self {
+        Self {
+            address: address.to_string().into(),
+            latency,
+            ..Self::default()
+        }
+    }
+
+    /// Its address as it was configured.
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// How long its upstream's servers take to begin their answers.
+    pub(crate) fn latency(&self) -> &Histogram {
+        &self.latency
+    }
+
+    /// Whether it is sent requests in the first place.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.standing() == Standing::Healthy
+    }
+
+    /// Connections that it did not take, and requests that it did not answer well.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn standing(&self) -> Standing {
         if self.unhealthy.load(Ordering::Relaxed) {
             Standing::Unhealthy
@@ -139,6 +178,7 @@ impl ServerHealth {
     }
 
     fn failed(&self, at_least: u32, began: Instant) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
         // Many requests that meet one failure are one failure. Two workers may still count it twice: the time is a
         // rule of thumb.
         if milliseconds(began) < self.failed_at.load(Ordering::Relaxed) {

@@ -15,6 +15,7 @@ mod transport;
 mod watched_io;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::future::Either;
 use http::header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
@@ -27,13 +28,13 @@ use self::body::Upload;
 pub(crate) use self::body::{RequestBody, ResponseBody};
 pub(crate) use self::checks::run_checks;
 use self::connect::MAX_RESPONSE_HEADERS;
-pub(crate) use self::health::Health;
+pub(crate) use self::health::{Health, ServerHealth};
 use self::lease::Connection;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::pool::Pool;
 use self::server::Need;
 pub use self::tls::{Http2, UpstreamTls, UpstreamTlsFault};
-use crate::handle::{Flight, Handle};
+use crate::handle::{Asked, Flight, Handle};
 use crate::metrics::Metrics;
 use crate::pure::request_head::HeadFault;
 use crate::pure::route::Route;
@@ -87,11 +88,17 @@ pub(crate) async fn send(
     };
     let mut request = Request::from_parts(head, body(Some(incoming)));
     for _ in 0..=MAX_REPEATS {
-        let mut lease = pool.lease(metrics, upstream, need).await?;
+        let mut lease = pool.lease(metrics, upstream, flight, need).await?;
         let kept = lease.connection.is_kept();
         let began = Instant::now();
         let fault = match exchange(&mut lease, request, &upload, timeouts).await {
             Ok(response) => {
+                let latency = began.elapsed();
+                lease.health.latency().observe(latency);
+                flight.ask(Asked {
+                    server: Arc::clone(lease.health.address()),
+                    latency: Some(latency),
+                });
                 if let Err(refusal) = check_framing(&response) {
                     lease.health.disappointed(began.into_std());
                     return Err(refusal);

@@ -15,6 +15,7 @@ use super::health::{Health, ServerHealth};
 use super::lease::{Lease, Outstanding, Place};
 use super::server::{Need, NoConnection, Server};
 use crate::Limits;
+use crate::handle::{Asked, Flight};
 use crate::metrics::Metrics;
 use crate::pure::balance::{Candidate, choose};
 use crate::pure::upstream::{Upstream, UpstreamTimeouts};
@@ -79,6 +80,7 @@ impl Pool {
         self: &Rc<Self>,
         metrics: &Metrics,
         upstream: &Arc<Upstream>,
+        flight: &Flight,
         need: Need,
     ) -> Result<Lease, Refusal> {
         let place = Place::take(self).ok_or(Refusal::Overloaded)?;
@@ -95,6 +97,10 @@ impl Pool {
             })
         }) {
             let Member { server, health } = &group.members[position];
+            flight.ask(Asked {
+                server: Arc::clone(health.address()),
+                latency: None,
+            });
             let outstanding = Outstanding::enter(server);
             health.on_trial(timeouts.connect);
             let began = Instant::now();

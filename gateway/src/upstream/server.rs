@@ -127,6 +127,7 @@ impl Server {
             // What may turn out to be a connection for all is made once.
             let shared = !http1 && self.may_be_http2.get();
             if self.slots.open() < max_connections && !(shared && self.connecting.get()) {
+                let began = Instant::now();
                 let connected = if shared {
                     let attempt = Attempt::begin(self);
                     let connected = self.connect(need, deadline).await;
@@ -135,9 +136,10 @@ impl Server {
                 } else {
                     self.connect(need, deadline).await
                 };
-                metrics
-                    .upstream_connections
-                    .inc_by(u64::from(connected.is_ok()));
+                if connected.is_ok() {
+                    metrics.upstream_connections.inc();
+                    metrics.upstream_connect_time.observe(began.elapsed());
+                }
                 return connected.map_err(NoConnection::Refused);
             }
             // A connection that would not do makes room, as soon as its socket is closed.

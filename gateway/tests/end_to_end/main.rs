@@ -10,6 +10,7 @@ mod client;
 mod connections_end;
 mod each_dialect_reaches_its_upstream;
 mod echo;
+mod exchanges_are_told;
 mod floods_are_ended;
 mod forged_identity;
 mod frames;

@@ -59,7 +59,7 @@ async fn the_upstream_learns_who_calls_and_nothing_forged() {
     );
     assert!(seen.contains(&format!(
         "x-request-id: {}",
-        record.request_id.expect("an id")
+        record.request_id.as_deref().expect("an id")
     )));
     let sighting = rig.sightings.recv().await.expect("a sighting");
     assert_eq!(

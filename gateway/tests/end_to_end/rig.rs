@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
-    AssertionSigner, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route, RoutePolicy,
-    RouteTable, Snapshot, TcpRouteTable, UpstreamTimeouts,
+    AssertionSigner, Exchange, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route,
+    RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Telemetry, UpstreamTimeouts,
 };
 use identity::chain::Anchors;
 use identity::feed::{Acknowledgement, Batch, ClassDefinition, Sighting, StatusChange};
@@ -27,7 +27,8 @@ pub(crate) struct Rig {
     pub(crate) upstream: Upstream,
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
-    pub(crate) records: mpsc::Receiver<Record>,
+    pub(crate) records: mpsc::Receiver<Arc<Record>>,
+    pub(crate) exchanges: mpsc::Receiver<Exchange>,
     pub(crate) sightings: mpsc::Receiver<Sighting>,
     registry: Registry,
     acceptor: Arc<Acceptor>,
@@ -95,6 +96,7 @@ impl Rig {
         .expect("an acceptor");
         let acceptor = Arc::new(acceptor);
         let (records, record_receiver) = mpsc::channel(1_000);
+        let (exchanges, exchange_receiver) = mpsc::channel(1_000);
         let (sightings, sighting_receiver) = mpsc::channel(1_000);
         let mut registry = Registry::default();
         let snapshot = snapshot(&[&format!("http://{}", upstream.address)]);
@@ -112,6 +114,8 @@ impl Rig {
                 limits,
                 proxies,
                 records,
+                telemetry: Telemetry { exchanges: true },
+                exchanges,
                 sightings,
             },
             &mut registry,
@@ -127,6 +131,7 @@ impl Rig {
             upstream,
             gateway,
             records: record_receiver,
+            exchanges: exchange_receiver,
             sightings: sighting_receiver,
             registry,
             acceptor,
@@ -203,7 +208,7 @@ impl Rig {
         self.next_record().await.outcome
     }
 
-    pub(crate) async fn next_record(&mut self) -> Record {
+    pub(crate) async fn next_record(&mut self) -> Arc<Record> {
         tokio::time::timeout(Duration::from_secs(10), self.records.recv())
             .await
             .expect("a record in time")

@@ -136,7 +136,7 @@ async fn the_upstream_is_told_who_it_is_and_gets_the_bytes() {
     let record = rig.next_record().await;
     assert_eq!(record.outcome, Outcome::Forwarded);
     assert_eq!(
-        record.request_id.map(String::into_bytes).as_ref(),
+        record.request_id.clone().map(String::into_bytes).as_ref(),
         Some(&outer[&0x05])
     );
     assert_eq!(record.host.as_deref(), Some("mqtt.test"));

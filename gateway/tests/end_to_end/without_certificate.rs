@@ -66,7 +66,7 @@ async fn a_request_without_certificate_carries_no_identity_and_reaches_no_other_
         carries_no_identity(&seen);
         let record = rig.next_record().await;
         assert_eq!(record.outcome, Outcome::ForwardedAnonymously);
-        assert_eq!((record.device, record.serial), (None, None));
+        assert_eq!((&record.device, record.serial), (&None, None));
         assert_eq!(record.address.ip().to_string(), "127.0.0.1");
         // The next one on the same connection is judged for itself.
         let refused = client.get("/", FORGED).await;
@@ -133,7 +133,7 @@ async fn a_device_is_told_of_where_it_is_asked_for_and_must_be_good() {
     carries_no_identity(&rig.upstream.take());
     let record = rig.next_record().await;
     assert_eq!(record.outcome, Outcome::ForwardedAnonymously);
-    assert_eq!((record.device, record.serial), (None, None));
+    assert_eq!((&record.device, record.serial), (&None, None));
 
     rig.set(&device, Status::Revoked).await;
     assert!(client.ends().await);
