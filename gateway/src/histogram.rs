@@ -42,7 +42,7 @@ impl EncodeMetric for Histogram {
         };
         let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
         let buckets: Vec<(f64, u64)> = bounds
-            .chain([f64::MAX])
+            .chain([f64::INFINITY])
             .enumerate()
             .map(|(bucket, bound)| (bound, over_all(&|shard| &shard.counts[bucket])))
             .collect();

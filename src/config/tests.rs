@@ -521,3 +521,49 @@ fn routes_find_their_upstreams_by_name() {
         ],
     );
 }
+
+#[test]
+fn the_access_log_is_somewhere_in_some_format() {
+    let judge_lines = |lines: &str| {
+        judge(&format!(
+            "[ca]\n[gateway]\nroute = [{{ upstream = 'http://b' }}]\n[gateway.access_log]\n{lines}"
+        ))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().display();
+    let told = |lines: &str| {
+        let config = judge_lines(lines).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        let settings = config.gateway.and_then(|gateway| gateway.access_log);
+        settings.expect("an access log").to_string()
+    };
+    assert_eq!(told("file = 'stdout'"), "stdout, json");
+    let line = format!("file = '{folder}/a.log'\nformat = 'combined'");
+    assert_eq!(told(&line), format!("{folder}/a.log, combined"));
+    let refused = |lines: &str, expected: &[&str]| {
+        let mistakes = judge_lines(lines).expect_err(lines);
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (mistake, words) in mistakes.iter().zip(expected) {
+            assert!(mistake.contains(words), "{words} in {mistake}");
+        }
+    };
+    refused(
+        "format = 'xml'\nlines = 5",
+        &[
+            "line 4: [gateway.access_log] needs file",
+            "line 5: the format \"xml\" is none",
+            "line 6: [gateway.access_log] has no key \"lines\"",
+        ],
+    );
+    refused("file = ''", &["line 5: "]);
+    refused(&format!("file = '{folder}'"), &["it is not a regular file"]);
+    refused(&format!("file = '{folder}/'"), &["name a file"]);
+    refused("file = '/dev/full'", &["it is not a regular file"]);
+    refused("file = '/nowhere/a.log'", &["its directory is not there"]);
+    refused("file = \"a\\nb\"", &["control characters"]);
+    let missing = "[ca]\n[gateway]\naccess_log = 'stdout'\nroute = [{ upstream = 'http://b' }]";
+    let mistakes = judge(missing).expect_err("no table");
+    assert_eq!(
+        mistakes,
+        ["line 3: access_log in [gateway] must be a table"]
+    );
+}

@@ -32,6 +32,7 @@ mod routes_ask_for_groups_and_certificates;
 mod secrets_stay_where_they_were_made;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;
+mod the_access_log_tells_every_request;
 mod the_enrollment_listener_is_nobodys_own;
 mod the_house_keeps_its_plan;
 mod the_readmes_walk_works_as_written;
@@ -41,6 +42,7 @@ mod token_guessing_is_slow_and_locks_nobody_out;
 mod upstreams_check_assertions;
 mod upstreams_refuse_whoever_goes_around;
 mod what_harms_enrollment_is_refused_on_the_wire;
+mod what_is_measured_is_documented;
 
 /// Tests that measure, or that take what the machine has: `tests/run` runs them one after the other.
 mod alone;
