@@ -9,14 +9,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use time::OffsetDateTime;
 
-/// How lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// One JSON object.
-    Json,
-    /// As Apache and nginx call it, with the request's id at its end.
-    Combined,
-}
+use crate::config::Format;
 
 /// Writes a line with its end.
 pub(super) fn write(line: &mut Vec<u8>, format: Format, exchange: &Exchange) {

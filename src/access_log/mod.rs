@@ -4,11 +4,10 @@
 
 mod line;
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,25 +15,12 @@ use std::time::{Duration, Instant};
 use gateway::Exchange;
 use rustix::fs::OFlags;
 
-pub(crate) use self::line::Format;
+use crate::config::{AccessLogSettings, Destination};
 use crate::metrics::Metrics;
-
-/// Where lines go, and how they look.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) destination: Destination,
-    pub(crate) format: Format,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
-    Stdout,
-    File(PathBuf),
-}
 
 /// An opened destination, which is not in force yet.
 pub(crate) struct Opened {
-    settings: Settings,
+    settings: AccessLogSettings,
     output: Output,
     /// The last line there was written in part.
     torn: bool,
@@ -69,42 +55,27 @@ struct State {
 
 #[derive(Default)]
 struct Told {
-    settings: Option<Settings>,
+    settings: Option<AccessLogSettings>,
     /// Why the last line could not be written.
     fault: Option<String>,
     /// When a line last found no room.
     overrun: Option<Instant>,
 }
 
-impl fmt::Display for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = match self.format {
-            Format::Json => "json",
-            Format::Combined => "combined",
-        };
-        match &self.destination {
-            Destination::Stdout => write!(f, "stdout, {format}"),
-            Destination::File(path) => write!(f, "{}, {format}", path.display()),
+/// Opens a destination, which makes the file if there is none.
+pub(crate) fn open(settings: &AccessLogSettings) -> io::Result<Opened> {
+    let (output, torn) = match &settings.destination {
+        Destination::Stdout => (Output::Stdout, false),
+        Destination::File(path) => {
+            let (file, torn) = append(path)?;
+            (Output::File(file), torn)
         }
-    }
-}
-
-impl Settings {
-    /// Opens the destination, which makes the file if there is none.
-    pub(crate) fn open(&self) -> io::Result<Opened> {
-        let (output, torn) = match &self.destination {
-            Destination::Stdout => (Output::Stdout, false),
-            Destination::File(path) => {
-                let (file, torn) = append(path)?;
-                (Output::File(file), torn)
-            }
-        };
-        Ok(Opened {
-            settings: self.clone(),
-            output,
-            torn,
-        })
-    }
+    };
+    Ok(Opened {
+        settings: settings.clone(),
+        output,
+        torn,
+    })
 }
 
 /// Opens a file for lines, and says whether a process before left half a line at its end.
@@ -161,7 +132,7 @@ impl AccessLog {
     /// Opens again what is in force, because somebody may have moved the file. What fails leaves the old file in force.
     pub(crate) fn reopen(&self) {
         let settings = self.state.told().settings.clone();
-        match settings.map(|settings| settings.open()) {
+        match settings.as_ref().map(open) {
             None => {}
             Some(Ok(opened)) => self.publish(Some(opened)),
             Some(Err(error)) => self.state.failed(&error),

@@ -139,7 +139,7 @@ pub(super) async fn open_access_log(
         return Ok(None);
     };
     let told = settings.to_string();
-    let opening = tokio::task::spawn_blocking(move || settings.open());
+    let opening = tokio::task::spawn_blocking(move || access_log::open(&settings));
     let opened = match tokio::time::timeout(OPEN_WITHIN, opening).await {
         Ok(opened) => opened.map_err(io::Error::other).flatten(),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),

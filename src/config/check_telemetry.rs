@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::check::Notes;
 use super::file_telemetry::AccessLogTable;
-use super::{Located, values};
-use crate::access_log::{Destination, Format, Settings};
+use super::{AccessLogSettings, Destination, Format, Located, values};
 
 impl Notes {
     /// Judges `[gateway.access_log]`. `None` where there was a mistake.
-    pub(super) fn access_log(&mut self, table: AccessLogTable) -> Option<Settings> {
+    pub(super) fn access_log(&mut self, table: AccessLogTable) -> Option<AccessLogSettings> {
         let format = match table.format {
             None => Some(Format::Json),
             Some(Located { place, value }) => self.take(place, values::log_format(&value)),
@@ -22,7 +21,7 @@ impl Notes {
             }
             Some(Located { place, value }) => self.take(place, destination(&value)),
         };
-        Some(Settings {
+        Some(AccessLogSettings {
             destination: destination?,
             format: format?,
         })

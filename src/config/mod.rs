@@ -17,6 +17,7 @@ mod file_telemetry;
 mod file_upstream;
 pub(crate) mod pem_files;
 mod reader;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -30,10 +31,9 @@ use gateway::{RateLimit, Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
 
-use crate::access_log;
-
 pub(crate) use certificate_files::{CertificateFiles, Stamp};
 pub(crate) use check::{Purpose, check};
+pub(crate) use telemetry::{AccessLogSettings, Destination, Format};
 
 /// A configuration without mistakes.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ pub(crate) struct GatewayConfig {
     /// Load balancers that say, by the PROXY protocol, for whom they connect.
     pub(crate) proxies: Vec<IpNet>,
     /// Where a line is written for each request that has ended, if anywhere.
-    pub(crate) access_log: Option<access_log::Settings>,
+    pub(crate) access_log: Option<AccessLogSettings>,
 }
 
 impl Config {

@@ -1,12 +1,13 @@
 //! The grammars of single values. Each function returns the value, or the sentence that says what to write.
 
-use crate::access_log::Format;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 
 use gateway::{ClientMode, Http2, IdentityHeader, UpstreamAddress};
 use identity::labels::Group;
 use identity::server_address::is_dns_name;
+
+use super::Format;
 
 /// A DNS name or IP address for the server certificate, in lower case.
 pub(super) fn server_name(text: &str) -> Result<String, String> {
