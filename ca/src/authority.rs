@@ -2,18 +2,18 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use identity::feed::Sighting;
 use identity::{DeviceId, Index, LabelChange, Serial, SerialKey, Token, TrustDomain};
-use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::crl::SignedCrl;
+use crate::directory_lock::DirectoryLock;
 use crate::keys::{self, CaCertificate, KeyFault, Keys};
 use crate::pure::journal::Actor;
 use crate::pure::seal::SealKey;
@@ -45,7 +45,7 @@ pub struct Authority {
     pub(crate) crl: Mutex<Arc<SignedCrl>>,
     leases: tokio::sync::Mutex<Vec<Lease>>,
     /// Held for as long as the authority is open: one process per directory.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 /// Indexes that were leased and not yet used.
@@ -60,7 +60,7 @@ impl Authority {
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let parent = options.directory.parent().unwrap_or(Path::new("."));
         private_directory(parent)?;
-        let lock = lock(parent)?;
+        let lock = DirectoryLock::take(parent)?;
         let now = clock::now();
         // A link that leads nowhere is no first start: what it led to is missing.
         match fs::symlink_metadata(&options.directory) {
@@ -415,24 +415,6 @@ fn sync_directory(path: &Path) -> Result<(), OpenError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(OpenError::Files)
-}
-
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let path = directory.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| OpenError::Lock { file: path, error })?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse {
-            directory: directory.to_owned(),
-        }),
-        Err(error) => Err(OpenError::Files(error.into())),
-    }
 }
 
 const REGISTRY_FILE: &str = "registry.sqlite";

@@ -6,6 +6,7 @@
 mod authority;
 mod clock;
 mod crl;
+mod directory_lock;
 pub mod est;
 #[cfg(fuzzing)]
 pub mod fuzzing;
