@@ -91,6 +91,7 @@ impl Decisions {
                 reported = record.reported.map(|code| code.as_str()),
                 address = %record.address,
                 device = record.device.as_ref().map(tracing::field::display),
+                on_behalf_of = record.on_behalf_of.as_deref(),
                 serial = record.serial.map(tracing::field::display),
                 request_id = record.request_id.as_deref(),
                 server_name = record.server_name.as_ref().map(tracing::field::debug),
@@ -204,7 +205,12 @@ impl Subject {
             ),
             Entry::Enrollment(decision) => (decision.device.as_ref(), None, decision.address, None),
         };
+        let far = match entry {
+            Entry::Gateway(record) => record.on_behalf_of.as_ref(),
+            Entry::Enrollment(_) => None,
+        };
         (self.device.is_some() && device.map(DeviceId::folded) == self.device)
+            || (self.device.is_some() && far.map(|id| id.to_ascii_lowercase()) == self.device)
             || (self.serial.is_some() && serial == self.serial)
             || self.address == Some(address.ip().to_canonical())
             || (request_id.is_some() && request_id == self.request_id.as_deref())
@@ -224,6 +230,7 @@ fn view(entry: &Entry) -> api::Decision {
             host: record.host.clone(),
             method: record.method.clone(),
             path: record.path.clone(),
+            on_behalf_of: record.on_behalf_of.clone(),
             outcome: record.outcome.as_str().to_owned(),
             reported: record.reported.map(|code| code.as_str().to_owned()),
             status: record.status,
@@ -243,6 +250,7 @@ fn view(entry: &Entry) -> api::Decision {
             path: decision
                 .operation
                 .map(|operation| format!("/.well-known/est/{operation}")),
+            on_behalf_of: None,
             outcome: decision.outcome.clone(),
             reported: None,
             status: decision.status,
@@ -300,6 +308,7 @@ mod tests {
             address: address.parse().expect("an address"),
             device: device.map(|id| DeviceId::parse(id).expect("legal")),
             serial: None,
+            on_behalf_of: None,
             reported: None,
             unregistered: None,
             server_name: None,

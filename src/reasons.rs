@@ -55,6 +55,9 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::GroupNotAllowed => {
             "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one."
         }
+        Code::AssertionInvalid => {
+            "The gateway in front did not say, or not credibly, for which device it asked. Compare issuer, audience and key_set of [[gateway.trusted_gateway]] with what it has, and the clocks."
+        }
         Code::PathRefused => {
             "The path has a form that the upstream could read as another path. Correct the client."
         }

@@ -95,6 +95,7 @@ impl Audit {
     pub(crate) fn passed(&mut self, passage: &Passage) -> Outcome {
         if let Some(record) = &mut self.record {
             record.reported = passage.reported.get();
+            record.on_behalf_of = passage.far.take();
             if passage.is_anonymous.get() && record.reported.is_none() {
                 record.device = None;
                 record.serial = None;
@@ -239,6 +240,7 @@ fn begin_record(
         address: peer.address,
         device: issued.map(|issued| issued.device.clone()),
         serial: issued.map(|issued| issued.serial),
+        on_behalf_of: None,
         reported: None,
         unregistered: None,
         server_name: peer.server_name.clone(),

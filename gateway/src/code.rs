@@ -25,6 +25,7 @@ pub enum Code {
     CertificateRequired,
     CertificateUntrusted,
     GroupNotAllowed,
+    AssertionInvalid,
     PathRefused,
     MethodRefused,
     HostRefused,
@@ -48,7 +49,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -64,6 +65,7 @@ impl Code {
         Self::CertificateRequired,
         Self::CertificateUntrusted,
         Self::GroupNotAllowed,
+        Self::AssertionInvalid,
         Self::PathRefused,
         Self::MethodRefused,
         Self::HostRefused,
@@ -103,6 +105,7 @@ impl Code {
             Self::CertificateRequired => "certificate-required",
             Self::CertificateUntrusted => "certificate-untrusted",
             Self::GroupNotAllowed => "group-not-allowed",
+            Self::AssertionInvalid => "assertion-invalid",
             Self::PathRefused => "path-refused",
             Self::MethodRefused => "method-refused",
             Self::HostRefused => "host-refused",

@@ -31,6 +31,7 @@ use crate::code::Code;
 use crate::connections::OpenConnection;
 use crate::guarded_io::GuardedIo;
 use crate::handle::{Flight, Handle};
+use crate::hops::Hops;
 use crate::lifetime::{Lifetime, Turn};
 use crate::outbox::{Reader, TailClock, Tails};
 use crate::pace::Pace;
@@ -134,6 +135,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         retired_at_entry,
         sighted: Cell::new(false),
         buckets: RefCell::default(),
+        hops: Hops::default(),
         tunnel: RefCell::new(None),
         tls_version,
     });
@@ -461,6 +463,7 @@ fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Durati
         address,
         device: None,
         serial: None,
+        on_behalf_of: None,
         reported: None,
         unregistered: None,
         server_name: None,

@@ -155,6 +155,7 @@ impl Caller {
             address,
             host,
             assertion: None,
+            far: None,
         };
         headers::identify(map, &permit, &hop).is_ok()
     }

@@ -37,9 +37,12 @@ pub(crate) struct Presented {
     issuers: OnceCell<Result<Vec<CertificateDer<'static>>, Inexpressible>>,
     /// By dialect. Most connections are idle and have none.
     fields: OnceCell<Box<[Told; Dialect::COUNT]>>,
-    /// The last assertion of each route, the least recently made first.
-    assertions: RefCell<Vec<Asserted>>,
+    assertions: Assertions,
 }
+
+/// The last assertion about one device for each route, the least recently made first.
+#[derive(Debug, Default)]
+pub(crate) struct Assertions(RefCell<Vec<Asserted>>);
 
 /// The headers of one dialect.
 type Told = OnceCell<Result<Vec<Field>, Inexpressible>>;
@@ -70,7 +73,7 @@ impl Presented {
             not_after,
             issuers: OnceCell::new(),
             fields: OnceCell::new(),
-            assertions: RefCell::default(),
+            assertions: Assertions::default(),
             evidence,
         }
     }
@@ -118,14 +121,38 @@ impl Presented {
         found.as_deref().map_err(|fault| *fault)
     }
 
-    /// The value of `X-Device-Assertion` for a route: the last one while at least half its life is left.
+    /// The value of `X-Device-Assertion` for a route.
     pub(crate) fn assertion(
         &self,
         signer: &AssertionSigner,
         route: &Route,
         now: Timestamp,
     ) -> HeaderValue {
-        let mut kept = self.assertions.borrow_mut();
+        let holder = || Holder {
+            subject: &self.subject,
+            device: self
+                .device_id
+                .to_str()
+                .expect("it was made from a device id"),
+            serial: &self.serial,
+            certificate: Fingerprint::of(&self.evidence.certificate),
+            not_after: self.not_after,
+            via: &[],
+        };
+        self.assertions.of(signer, route, now, holder)
+    }
+}
+
+impl Assertions {
+    /// The value of `X-Device-Assertion` for a route: the last one while at least half its life is left.
+    pub(crate) fn of<'a>(
+        &self,
+        signer: &AssertionSigner,
+        route: &Route,
+        now: Timestamp,
+        holder: impl FnOnce() -> Holder<'a>,
+    ) -> HeaderValue {
+        let mut kept = self.0.borrow_mut();
         let position = kept
             .iter()
             .position(|one| one.path == route.path && one.host == route.host);
@@ -137,17 +164,7 @@ impl Presented {
         } else if kept.len() >= MAX_KEPT {
             kept.remove(0);
         }
-        let holder = Holder {
-            subject: &self.subject,
-            device: self
-                .device_id
-                .to_str()
-                .expect("it was made from a device id"),
-            serial: &self.serial,
-            certificate: Fingerprint::of(&self.evidence.certificate),
-            not_after: self.not_after,
-        };
-        let (token, life) = signer.sign(&holder, &audience(route), now);
+        let (token, life) = signer.sign(&holder(), &audience(route), now);
         let mut value =
             HeaderValue::try_from(token).expect("base64url and dots are legal characters");
         value.set_sensitive(true);

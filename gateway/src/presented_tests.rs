@@ -56,7 +56,7 @@ fn an_assertion_is_signed_once_for_a_while_and_a_route() {
     // Many routes take each other's places, and are no less right for it.
     for number in 0..100 {
         at(&format!("/{number}"), 1_060);
-        assert!(presented.assertions.borrow().len() <= MAX_KEPT);
+        assert!(presented.assertions.0.borrow().len() <= MAX_KEPT);
     }
 }
 

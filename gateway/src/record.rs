@@ -22,6 +22,8 @@ pub struct Record {
     pub device: Option<DeviceId>,
     /// The certificate's serial.
     pub serial: Option<Serial>,
+    /// The device for which [`Self::device`], a gateway in front, asked: the names of gateways and the id.
+    pub on_behalf_of: Option<String>,
     /// Why the request would have been refused, on a route that only reports it.
     pub reported: Option<Code>,
     /// Which certificate, when it is not in the registry: validly signed, so either the registry was lost or

@@ -13,6 +13,7 @@ use crate::pure::authorize::Denial;
 use crate::pure::framing::Violation;
 use crate::pure::grpc;
 use crate::pure::headers::HeaderFault;
+use crate::pure::hop::HopFault;
 use crate::pure::request_head::HeadFault;
 use crate::upstream::UpstreamFault;
 
@@ -25,6 +26,8 @@ pub(crate) enum Refusal {
     Head(HeadFault),
     /// Its headers or trailers are wrong.
     Header(HeaderFault),
+    /// The gateway that sent it does not say credibly for which device.
+    Hop(HopFault),
     /// It broke the rules of framing.
     Framing(Violation),
     /// Its body stopped arriving.
@@ -124,6 +127,20 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             DENIED,
             "Identity not expressible",
             format!("{}. Use a certificate with plain names, or give the route another form of identity.", capital(fault)),
+        ),
+        Refusal::Header(HeaderFault::NoCertificate) => (
+            S::FORBIDDEN,
+            Code::IdentityInvalid,
+            DENIED,
+            "Identity not expressible",
+            "The device's certificate stayed at the gateway in front. Give the route another form of identity.".to_owned(),
+        ),
+        Refusal::Hop(fault) => (
+            S::FORBIDDEN,
+            Code::AssertionInvalid,
+            DENIED,
+            "Assertion invalid",
+            format!("The gateway in front must say for which device it asks: {fault}. Let its route send an assertion."),
         ),
         Refusal::Header(HeaderFault::NoAssertion) => (
             S::INTERNAL_SERVER_ERROR,
@@ -245,6 +262,7 @@ pub(crate) fn wire(refusal: Refusal) -> Wire {
             Refusal::Denied(_)
             | Refusal::Head(_)
             | Refusal::Header(_)
+            | Refusal::Hop(_)
             | Refusal::Framing(_)
             | Refusal::BodyStalled
             | Refusal::BodyBroken
@@ -458,6 +476,7 @@ pub(crate) fn closes(refusal: Refusal) -> bool {
         Refusal::Denied(_)
         | Refusal::Head(_)
         | Refusal::Header(_)
+        | Refusal::Hop(_)
         | Refusal::HeadTooLarge
         | Refusal::TooManyRequests
         | Refusal::RateLimited(_)

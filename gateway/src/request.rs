@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::code::Code;
 use crate::guarded_io::stands_for_refused;
 use crate::handle::{Flight, Handle};
+use crate::hops::{FarDevice, Hops};
 use crate::limits;
 use crate::peer::{Credential, Issued, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
@@ -57,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) sighted: Cell<bool>,
     /// The buckets that its requests were taken from: few, because few routes have limits of their own.
     pub(crate) buckets: RefCell<Vec<(LimitId, IsDevice, Arc<Bucket>)>>,
+    /// What a gateway in front said of the devices behind it.
+    pub(crate) hops: Hops,
     /// What it becomes over HTTP/1.1, once the upstream has agreed.
     pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
     /// As it was agreed in the handshake.
@@ -210,6 +213,8 @@ pub(crate) struct Passage {
     pub(crate) is_anonymous: Cell<bool>,
     /// Where it would have been refused, had its route not only reported it.
     pub(crate) reported: Cell<Option<Code>>,
+    /// The device behind the gateway that sent it.
+    pub(crate) far: RefCell<Option<String>>,
 }
 
 /// An upstream's answer, its headers cleaned.
@@ -277,13 +282,27 @@ async fn forward(
     }
     limits::check_size(&permit, &request)?;
 
+    let far = match connection.hops.of(&permit, request.headers(), now) {
+        Ok(far) => far,
+        Err(fault) => {
+            let refusal = Refusal::Hop(fault);
+            permit = permit.without_device().ok_or(refusal)?;
+            report(refusal);
+            passage.is_anonymous.set(true);
+            None
+        }
+    };
+    if let Some(far) = &far {
+        *passage.far.borrow_mut() = Some(far.id().to_owned());
+    }
     headers::clean_request(request.headers_mut()).map_err(Refusal::Header)?;
-    let assertion = assertion(connection, &permit, now);
+    let assertion = assertion(connection, &permit, far.as_deref(), now);
     let hop = Hop {
         request_id,
         address: peer.address.ip(),
         host: &host,
         assertion: assertion.as_ref(),
+        far: far.as_deref(),
     };
     let identified = headers::identify(request.headers_mut(), &permit, &hop);
     if let (Err(fault), Some(nobody)) = (identified, permit.without_device()) {
@@ -387,14 +406,16 @@ pub(crate) fn standing(connection: &Connection, instant: Instant) -> Standing {
 fn assertion(
     connection: &Connection,
     permit: &Permit<'_>,
+    far: Option<&FarDevice>,
     now: identity::Timestamp,
 ) -> Option<HeaderValue> {
     let (route, signer) = (permit.route(), &connection.worker.shared.assertions);
     let presented = &permit.device()?.presented;
-    route
-        .identity
-        .contains(&IdentityHeader::Assertion)
-        .then(|| presented.assertion(signer, route, now))
+    let is_asked_for = route.identity.contains(&IdentityHeader::Assertion);
+    is_asked_for.then(|| match far {
+        Some(far) => far.assertion(signer, route, now),
+        None => presented.assertion(signer, route, now),
+    })
 }
 
 /// Reports a device as seen, once per connection.
@@ -441,6 +462,7 @@ pub(crate) fn record_fault(connection: &Connection, fault: Code) {
         address: peer.address,
         device: peer.issued().map(|issued| issued.device.clone()),
         serial: peer.issued().map(|issued| issued.serial),
+        on_behalf_of: None,
         reported: None,
         unregistered: None,
         server_name: peer.server_name.clone(),

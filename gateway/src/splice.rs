@@ -106,6 +106,7 @@ pub(crate) async fn serve(
         address: peer.address,
         device: peer.issued().map(|issued| issued.device.clone()),
         serial: peer.issued().map(|issued| issued.serial),
+        on_behalf_of: None,
         reported: None,
         unregistered: unregistered(connection, told),
         server_name: peer.server_name.clone(),

@@ -29,6 +29,8 @@ struct Fields<'e> {
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    on_behalf_of: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'e str>,
@@ -70,6 +72,7 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
         time: rfc3339(exchange.began),
         address: crate::decisions::printed(record.address),
         device: record.device.as_ref().map(|device| device.as_str()),
+        on_behalf_of: record.on_behalf_of.as_deref(),
         serial: record.serial.map(|serial| serial.to_string()),
         request_id: record.request_id.as_deref(),
         server_name: record.server_name.as_deref(),
@@ -128,6 +131,8 @@ fn combined(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     let address: IpAddr = record.address.ip().to_canonical();
     write!(line, "{address} - ")?;
     let device = record.device.as_ref().map(|device| device.as_str());
+    // A device behind a gateway in front is who asked.
+    let device = record.on_behalf_of.as_deref().or(device);
     escaped(line, device.unwrap_or("-"));
     write!(line, " [{}] \"", apache_time(exchange.began))?;
     match (&record.method, &record.path, exchange.http_version) {
@@ -208,6 +213,7 @@ mod tests {
             address: "[::ffff:10.0.0.1]:5".parse().expect("an address"),
             device: DeviceId::parse("thermostat-7").ok(),
             serial: None,
+            on_behalf_of: None,
             reported: None,
             unregistered: None,
             server_name: Some("api.test".into()),

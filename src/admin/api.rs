@@ -335,6 +335,9 @@ pub(crate) struct Decision {
     pub(crate) host: Option<String>,
     pub(crate) method: Option<String>,
     pub(crate) path: Option<String>,
+    /// The device for which [`Self::device`], a gateway in front, asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) on_behalf_of: Option<String>,
     /// `forwarded`, `issued`, …, or the code of the refusal.
     pub(crate) outcome: String,
     /// The code with which the request would have been refused, had its route not only reported it.

@@ -29,7 +29,8 @@ pub(crate) async fn explain(
     let certificate = certificate.map(|record| views::certificate(&record, clock::now()));
     let found = decisions.about(
         &Subject {
-            device: id.as_ref().map(DeviceId::folded),
+            // Also one behind a gateway in front, whose id is none of ours.
+            device: Some(query.to_ascii_lowercase()),
             serial,
             address,
             request_id: Some(query.to_ascii_lowercase()),

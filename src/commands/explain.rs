@@ -36,6 +36,9 @@ fn describe_decision(decision: &Decision) -> String {
     );
     if let Some(device) = &decision.device {
         first.push_str(&format!("  {device}"));
+        if let Some(far) = &decision.on_behalf_of {
+            first.push_str(&format!(" for {far}"));
+        }
     }
     if let (Some(method), Some(path)) = (&decision.method, &decision.path) {
         let host = decision.host.as_deref().unwrap_or_default();

@@ -9,6 +9,7 @@ use gateway::{
 };
 
 use super::check::{Notes, Purpose};
+use super::check_hop::TrustedGateways;
 use super::check_upstream::Upstreams;
 use super::file::{GatewayTable, RouteTable as RouteSection};
 use super::{GatewayConfig, Located, Place, names_with, values};
@@ -63,7 +64,8 @@ impl Notes {
         let names = names_with(names, &certificates);
         let upstreams = self.upstream_tables(table.upstreams);
         let (limits, rate) = self.limits(table.limits);
-        let routes = self.routes(table.routes, &names, &upstreams, rate);
+        let gateways = self.trusted_gateways(table.trusted_gateways);
+        let routes = self.routes(table.routes, &names, (&upstreams, &gateways), rate);
         let tcp_routes = self.tcp_routes(table.tcp_routes, &names, &routes);
         GatewayConfig {
             listen,
@@ -84,14 +86,14 @@ impl Notes {
         &mut self,
         tables: Vec<RouteSection>,
         names: &[String],
-        upstreams: &Upstreams,
+        others: (&Upstreams, &TrustedGateways),
         rate: Option<RateLimit>,
     ) -> Vec<Route> {
         let mut places = Vec::with_capacity(tables.len());
         let mut routes = Vec::with_capacity(tables.len());
         for table in tables {
             let place = table.place;
-            if let Some(route) = self.route(table, names, upstreams, rate) {
+            if let Some(route) = self.route(table, names, others, rate) {
                 places.push(place);
                 routes.push(route);
             }
@@ -128,9 +130,9 @@ impl Notes {
     /// `None` if the route's host was refused, so that the route would be another one without it.
     fn route(
         &mut self,
-        table: RouteSection,
+        mut table: RouteSection,
         names: &[String],
-        upstreams: &Upstreams,
+        (upstreams, gateways): (&Upstreams, &TrustedGateways),
         rate: Option<RateLimit>,
     ) -> Option<Route> {
         let host = table
@@ -140,13 +142,15 @@ impl Notes {
             let first = identity.first();
             first.map_or(table.place, |first| first.place)
         });
-        let route = Route {
+        let via = table.policy.via.take();
+        let mut route = Route {
             path: table.path.map_or_else(|| "/".to_owned(), |path| path.value),
             identity: self.identity(table.identity),
             upstream: self.upstream(table.upstream, table.place, upstreams),
             host: None,
             policy: self.policy(table.policy, table.place, identity, rate),
         };
+        self.via(via, &mut route, gateways);
         match host {
             None => Some(route),
             Some(host) => Some(Route {

@@ -87,6 +87,7 @@ impl Notes {
         RoutePolicy {
             client,
             groups,
+            via: Vec::new(),
             max_head: self.size(keys.max_head, "max_head", LONGEST_HEAD),
             max_body: self.size(keys.max_body, "max_body", LONGEST_BODY),
             rate: own.unwrap_or(rate),

@@ -2,7 +2,7 @@
 
 use toml::de::DeTable;
 
-use super::file_policy::{LimitKeys, PolicyKeys};
+use super::file_policy::{LimitKeys, PolicyKeys, TrustedGatewayTable};
 use super::file_telemetry::AccessLogTable;
 pub(crate) use super::file_upstream::UpstreamTable;
 use super::reader::{Notes, Section};
@@ -31,6 +31,7 @@ pub(crate) struct GatewayTable {
     pub(crate) proxy_protocol_from: Option<Vec<Located<String>>>,
     pub(crate) upstreams: Vec<UpstreamTable>,
     pub(crate) certificates: Vec<CertificateTable>,
+    pub(crate) trusted_gateways: Vec<TrustedGatewayTable>,
     pub(crate) limits: LimitKeys,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
@@ -91,6 +92,7 @@ impl GatewayTable {
             proxy_protocol_from: None,
             upstreams: Vec::new(),
             certificates: Vec::new(),
+            trusted_gateways: Vec::new(),
             limits: LimitKeys::default(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
@@ -155,6 +157,11 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
             .sections("certificate", "[[gateway.certificate]]", notes)
             .into_iter()
             .map(|section| certificate(section, notes))
+            .collect(),
+        trusted_gateways: section
+            .sections("trusted_gateway", "[[gateway.trusted_gateway]]", notes)
+            .into_iter()
+            .map(|section| TrustedGatewayTable::read(section, notes))
             .collect(),
         limits: LimitKeys::read(&mut section, notes),
         routes: section

@@ -7,6 +7,7 @@ pub(crate) mod changes;
 mod check;
 mod check_certificate;
 mod check_gateway;
+mod check_hop;
 mod check_policy;
 mod check_tcp;
 mod check_telemetry;

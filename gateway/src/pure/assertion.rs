@@ -19,6 +19,8 @@ pub(crate) struct Holder<'a> {
     pub(crate) certificate: Fingerprint,
     /// The last second of the certificate.
     pub(crate) not_after: Timestamp,
+    /// The gateways that it came through before this one, the nearest first.
+    pub(crate) via: &'a [String],
 }
 
 /// When an assertion holds.
@@ -78,8 +80,20 @@ pub(crate) fn signing_input(
         },
         device_id: holder.device,
         serial: holder.serial,
+        act: actors(holder.via),
     };
     format!("{}.{}", part(&header), part(&claims))
+}
+
+/// Who acted for the device, each for the one before it.
+fn actors(via: &[String]) -> Option<Actor<'_>> {
+    let farthest_first = via.iter().rev();
+    farthest_first.fold(None, |before, sub| {
+        Some(Actor {
+            sub,
+            act: before.map(Box::new),
+        })
+    })
 }
 
 fn part(value: &impl Serialize) -> String {
@@ -106,6 +120,16 @@ struct Claims<'a> {
     cnf: Confirmation,
     device_id: &'a str,
     serial: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Actor<'a>>,
+}
+
+/// RFC 8693, section 4.1.
+#[derive(Serialize)]
+struct Actor<'a> {
+    sub: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Box<Actor<'a>>>,
 }
 
 /// RFC 8705, section 3.1.

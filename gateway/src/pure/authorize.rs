@@ -7,6 +7,7 @@ use identity::feed::ClassDefinition;
 use identity::{Class, ReadError, Status, Timestamp};
 
 use super::classes::{ClassSet, Classes, is_any_of};
+use super::hop::TrustedGateway;
 use super::host::Host;
 use super::path::PathFault;
 use super::route::{LimitId, Placed, Route, RouteTable};
@@ -167,6 +168,13 @@ impl<'a> Permit<'a> {
             placed: self.placed,
             reported: self.reported,
         })
+    }
+
+    /// The gateway that asks, if it is one that speaks for the devices behind it on this route.
+    pub(crate) fn speaker(&self) -> Option<&'a Arc<TrustedGateway>> {
+        let device = self.device?;
+        let mut via = self.placed.route.policy.via.iter();
+        via.find(|gateway| gateway.device == device.device)
     }
 
     /// The route that it takes.

@@ -12,6 +12,7 @@ use super::dialects::{Dialect, Inexpressible};
 use super::identity_header::IdentityHeader;
 use super::identity_names::{Name, judge, preset};
 use super::route::Route;
+use crate::hops::FarDevice;
 use crate::peer::Issued;
 
 /// Removes from a request what ends at the gateway: hop-by-hop headers, those that Connection names, and
@@ -109,10 +110,14 @@ fn tell(
     hop: &Hop<'_>,
 ) -> Result<(), HeaderFault> {
     let presented = &device.presented;
+    if let Some(far) = hop.far {
+        headers.insert(X_DEVICE_VIA, far.via.clone());
+    }
     for form in &route.identity {
         let dialect = match form {
             IdentityHeader::DeviceId => {
-                headers.insert(X_DEVICE_ID, presented.device_id().clone());
+                let id = hop.far.map_or(presented.device_id(), |far| &far.device_id);
+                headers.insert(X_DEVICE_ID, id.clone());
                 continue;
             }
             IdentityHeader::Assertion => {
@@ -128,6 +133,9 @@ fn tell(
             IdentityHeader::AwsAlb => Dialect::AwsAlb,
             IdentityHeader::Cloudflare => Dialect::Cloudflare,
         };
+        if hop.far.is_some() {
+            return Err(HeaderFault::NoCertificate);
+        }
         let fields = presented
             .fields(dialect)
             .map_err(HeaderFault::Inexpressible)?;
@@ -148,6 +156,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) host: &'a HeaderValue,
     /// The assertion for the route, if it asks for one.
     pub(crate) assertion: Option<&'a HeaderValue>,
+    /// The device behind the one that is connected, which is a gateway.
+    pub(crate) far: Option<&'a FarDevice>,
 }
 
 /// Why headers are refused.
@@ -162,6 +172,9 @@ pub(crate) enum HeaderFault {
     /// The certificate cannot be told in a form that the route asks for.
     #[error("the certificate cannot be told to the upstream: {0}")]
     Inexpressible(Inexpressible),
+    /// The route asks for a certificate, and the device is behind another gateway, which has it.
+    #[error("the certificate stayed at the gateway in front")]
+    NoCertificate,
     /// The route asks for an assertion, and none was made.
     #[error("there is no assertion for the upstream")]
     NoAssertion,
@@ -169,7 +182,8 @@ pub(crate) enum HeaderFault {
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_DEVICE_ID: HeaderName = HeaderName::from_static(preset::DEVICE_ID);
-const X_DEVICE_ASSERTION: HeaderName = HeaderName::from_static(preset::DEVICE_ASSERTION);
+pub(crate) const X_DEVICE_ASSERTION: HeaderName = HeaderName::from_static(preset::DEVICE_ASSERTION);
+const X_DEVICE_VIA: HeaderName = HeaderName::from_static(preset::DEVICE_VIA);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

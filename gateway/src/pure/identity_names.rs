@@ -55,7 +55,7 @@ fn is_identity(name: &[u8]) -> bool {
 
 /// Every name that starts like one of these.
 pub(crate) const FAMILIES: &[&str] = &[
-    // the gateway's own: X-Device-Id, X-Device-Assertion
+    // the gateway's own: X-Device-Id, X-Device-Assertion, X-Device-Via
     "x-device-",
     "x-keybound-",
     // RFC 9440: Client-Cert, Client-Cert-Chain
@@ -97,6 +97,7 @@ pub(crate) const NAMES: &[&str] = &[
 pub(crate) mod preset {
     pub(crate) const DEVICE_ID: &str = "x-device-id";
     pub(crate) const DEVICE_ASSERTION: &str = "x-device-assertion";
+    pub(crate) const DEVICE_VIA: &str = "x-device-via";
     pub(crate) const CLIENT_CERT: &str = "client-cert";
     pub(crate) const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
     pub(crate) const XFCC: &str = "x-forwarded-client-cert";
@@ -120,6 +121,7 @@ pub(crate) mod preset {
     pub(crate) const NAMES: &[&str] = &[
         DEVICE_ID,
         DEVICE_ASSERTION,
+        DEVICE_VIA,
         CLIENT_CERT,
         CLIENT_CERT_CHAIN,
         XFCC,

@@ -14,6 +14,7 @@ pub(crate) mod dialects;
 pub(crate) mod framing;
 pub(crate) mod grpc;
 pub(crate) mod headers;
+pub(crate) mod hop;
 pub(crate) mod host;
 pub(crate) mod http2_answers;
 pub(crate) mod http2_frames;

@@ -1,7 +1,10 @@
 //! What a route asks of those who take it, beside host and path.
 
+use std::sync::Arc;
+
 use identity::labels::Group;
 
+use super::hop::TrustedGateway;
 use super::rate::Rate;
 
 /// The policy of a route. The default asks for a device's certificate and for nothing else.
@@ -15,6 +18,8 @@ pub struct RoutePolicy {
     pub max_head: Option<u64>,
     /// The longest body in bytes.
     pub max_body: Option<u64>,
+    /// The gateways that may speak for the devices behind them; each is asked for a device.
+    pub via: Vec<Arc<TrustedGateway>>,
     /// How often a device may send a request.
     pub rate: Option<RateLimit>,
 }

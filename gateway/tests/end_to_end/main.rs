@@ -15,6 +15,7 @@ mod floods_are_ended;
 mod forged_identity;
 mod frames;
 mod framing_is_strict;
+mod gateways_in_a_chain;
 mod groups_are_asked_for;
 mod hand_made_http2;
 mod hand_made_tls;

@@ -27,6 +27,7 @@ pub(crate) struct Rig {
     pub(crate) upstream: Upstream,
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
+    pub(crate) assertions: Arc<AssertionSigner>,
     pub(crate) records: mpsc::Receiver<Arc<Record>>,
     pub(crate) exchanges: mpsc::Receiver<Exchange>,
     pub(crate) sightings: mpsc::Receiver<Sighting>,
@@ -98,6 +99,7 @@ impl Rig {
         let (records, record_receiver) = mpsc::channel(1_000);
         let (exchanges, exchange_receiver) = mpsc::channel(1_000);
         let (sightings, sighting_receiver) = mpsc::channel(1_000);
+        let assertions = Arc::new(signer());
         let mut registry = Registry::default();
         let snapshot = snapshot(&[&format!("http://{}", upstream.address)]);
         let gateway = Gateway::bind(
@@ -107,7 +109,7 @@ impl Rig {
                 workers: 2,
                 acceptor: Arc::clone(&acceptor),
                 serial_key: Arc::new(SerialKey::new(&SERIAL_KEY)),
-                assertions: Arc::new(signer()),
+                assertions: Arc::clone(&assertions),
                 snapshot,
                 inherited: Vec::new(),
                 max_staleness,
@@ -130,6 +132,7 @@ impl Rig {
             certificate,
             upstream,
             gateway,
+            assertions,
             records: record_receiver,
             exchanges: exchange_receiver,
             sightings: sighting_receiver,
