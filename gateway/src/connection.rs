@@ -339,7 +339,7 @@ async fn end(handle: &Handle, mut io: GuardedIo) {
 async fn close(mut io: GuardedIo) {
     let closed = async {
         io.shutdown().await?;
-        discard(io.tcp()).await
+        discard(io.tcp(), MAX_DISCARDED).await
     };
     // However it ends, the connection is closed now.
     let _ = timeout(LINGER, closed).await;
@@ -476,6 +476,8 @@ fn handshake_record(address: SocketAddr, fault: HandshakeFault, duration: Durati
     })
 }
 
+/// Of a body that nobody wants, so that its sender does not get a reset before it has read the answer.
+const MAX_DISCARDED: usize = 8 * 1024 * 1024;
 /// Room for a head of 16 KiB and what follows it.
 const MAX_BUFFER: usize = 32 * 1024;
 /// Per direction of a tunnel.

@@ -336,11 +336,13 @@ fn provider() -> CryptoProvider {
 async fn close_after_alert(mut tcp: TcpStream) {
     let drained = async {
         tcp.shutdown().await?;
-        discard(&tcp).await
+        discard(&tcp, MAX_DISCARDED).await
     };
     // However it ends, the connection is closed now.
     let _ = tokio::time::timeout(LINGER, drained).await;
 }
+
+const MAX_DISCARDED: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

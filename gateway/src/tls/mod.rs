@@ -20,9 +20,9 @@ pub use self::fault::HandshakeFault;
 pub use self::named_certificate::{NamedCertificate, NamedCertificateFault};
 pub use self::server_certificate::{Certified, ServerCertificate, ServerCertificateFault};
 
-/// Reads what the peer still sends, up to a bound, until it closes.
-pub(crate) async fn discard(tcp: &TcpStream) -> io::Result<()> {
-    let mut left = MAX_DISCARDED;
+/// Reads what the peer still sends, up to so many bytes, until it closes.
+pub(crate) async fn discard(tcp: &TcpStream, most: usize) -> io::Result<()> {
+    let mut left = most;
     let mut buffer = [0; 4096];
     while left > 0 {
         tcp.readable().await?;
@@ -38,4 +38,3 @@ pub(crate) async fn discard(tcp: &TcpStream) -> io::Result<()> {
 
 /// How long a peer may take to read the last bytes that it is sent.
 pub(crate) const LINGER: Duration = Duration::from_millis(500);
-const MAX_DISCARDED: usize = 256 * 1024;

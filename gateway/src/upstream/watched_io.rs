@@ -25,6 +25,8 @@ pub(super) struct WatchedIo {
     /// Of the upstream, when it takes bytes: one that has answered and takes no more of the body would keep the
     /// connection, and a device's place, for ever.
     pace: Pace,
+    /// Why the upstream takes nothing any more.
+    deaf: Option<io::ErrorKind>,
     _slot: Option<Slot>,
 }
 
@@ -60,15 +62,20 @@ impl WatchedIo {
             watch: Arc::clone(&watch),
             head: AnswerHead::start(false),
             pace: Pace::of_reader(patience),
+            deaf: None,
             _slot: slot,
         };
         (io, watch)
     }
 
     /// Fails if the upstream took too little for too long.
+    ///
+    /// One that takes nothing more may have answered before it had the whole request, and closed: what it said is there
+    /// to be read, and HTTP would not read it after a failure. So the rest of the request, of this `length`, goes nowhere.
     fn follow(
         &mut self,
         cx: &mut Context<'_>,
+        length: usize,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         match &written {
@@ -80,7 +87,10 @@ impl WatchedIo {
                 self.pace.pause();
                 self.pace.moved(*length);
             }
-            Poll::Ready(Err(_)) => {}
+            Poll::Ready(Err(error)) => {
+                self.deaf = Some(error.kind());
+                return Poll::Ready(Ok(length));
+            }
         }
         written
     }
@@ -134,7 +144,8 @@ impl AsyncRead for WatchedIo {
         ready!(Pin::new(&mut *this.transport()).poll_read(cx, buf))?;
         let read = &buf.filled()[start..];
         if read.is_empty() {
-            return Poll::Ready(Ok(()));
+            // Without a length, an answer that the kernel may have lost the end of would look whole.
+            return Poll::Ready(this.deaf.map_or(Ok(()), |kind| Err(kind.into())));
         }
         if this.watch.begun.load(Ordering::Relaxed) {
             this.watch.begun.store(false, Ordering::Relaxed);
@@ -162,8 +173,11 @@ impl AsyncWrite for WatchedIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.deaf.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut *this.transport()).poll_write(cx, bytes);
-        this.follow(cx, written)
+        this.follow(cx, bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -172,8 +186,12 @@ impl AsyncWrite for WatchedIo {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let length = bytes.iter().map(|slice| slice.len()).sum();
+        if this.deaf.is_some() {
+            return Poll::Ready(Ok(length));
+        }
         let written = Pin::new(&mut *this.transport()).poll_write_vectored(cx, bytes);
-        this.follow(cx, written)
+        this.follow(cx, length, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -181,7 +199,15 @@ impl AsyncWrite for WatchedIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().transport()).poll_flush(cx)
+        let this = self.get_mut();
+        if this.deaf.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = ready!(Pin::new(&mut *this.transport()).poll_flush(cx));
+        if let Err(error) = flushed {
+            this.deaf = Some(error.kind());
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

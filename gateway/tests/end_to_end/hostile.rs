@@ -42,6 +42,8 @@ pub(crate) enum Step {
     /// Nothing more, until the other side closes.
     Hang,
     Close,
+    /// Without a goodbye of TLS.
+    Leave,
     Reset,
 }
 
@@ -102,7 +104,8 @@ impl Hostile {
         hostile
     }
 
-    fn at(address: &str) -> Self {
+    /// At an address where somebody else listens.
+    pub(crate) fn at(address: &str) -> Self {
         Self {
             address: address.parse().expect("an upstream"),
             known: Arc::default(),
@@ -139,7 +142,9 @@ impl Hostile {
             };
             let head: Vec<u8> = buffer.drain(..end).collect();
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-            if let Some(rest) = head.split("content-length: ").nth(1) {
+            if let Some(rest) = head.split("content-length: ").nth(1)
+                && !head.contains("/early-")
+            {
                 let digits = rest.split("\r\n").next().unwrap_or_default();
                 let length: usize = digits.parse().expect("a length");
                 while buffer.len() < length {
@@ -171,6 +176,7 @@ impl Hostile {
                         return Ok(());
                     }
                     Step::Close => return tcp.shutdown().await,
+                    Step::Leave => return Ok(()),
                     Step::Reset => {
                         // What was sent arrives first.
                         tokio::time::sleep(Duration::from_millis(30)).await;
