@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -109,6 +109,44 @@ pub(crate) struct RequestBody {
     silence: Option<Pin<Box<Sleep>>>,
     /// How many bytes may still come.
     left: u64,
+    held: Held,
+}
+
+/// Small pieces of a body, which are joined as long as more are there. Each would be a frame over HTTP/2, and upstreams end
+/// connections, which others use too, for too many of those.
+#[derive(Default)]
+struct Held {
+    bytes: Bytes,
+    /// What came behind them.
+    behind: Option<Option<Frame<Bytes>>>,
+    /// Whether whoever sends the pieces had a turn since the last one.
+    waited: bool,
+}
+
+impl Held {
+    fn add(&mut self, piece: Bytes) {
+        self.waited = false;
+        if self.bytes.is_empty() {
+            self.bytes = piece;
+            return;
+        }
+        let held = std::mem::take(&mut self.bytes);
+        let mut joined = held.try_into_mut().unwrap_or_else(|held| {
+            let mut joined = BytesMut::with_capacity(ENOUGH + SMALL);
+            joined.extend_from_slice(&held);
+            joined
+        });
+        joined.extend_from_slice(&piece);
+        self.bytes = joined.freeze();
+    }
+
+    fn take(&mut self) -> Frame<Bytes> {
+        Frame::data(std::mem::take(&mut self.bytes))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.behind.is_none()
+    }
 }
 
 impl RequestBody {
@@ -128,6 +166,7 @@ impl RequestBody {
             max_silence: patience * LONG,
             silence: None,
             left: longest.unwrap_or(u64::MAX),
+            held: Held::default(),
         }
     }
 
@@ -153,15 +192,10 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+impl RequestBody {
+    /// The next piece, as it came.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self;
         if this.flight.handle().is_cut() {
             return Poll::Ready(Some(Err(
                 io::Error::from(io::ErrorKind::ConnectionAborted).into()
@@ -208,8 +242,56 @@ impl Body for RequestBody {
         })
     }
 
+    /// Whether the piece is small, and not the last.
+    fn is_worth_joining(&self, frame: &Frame<Bytes>) -> bool {
+        let small = frame.data_ref().is_some_and(|piece| piece.len() < SMALL);
+        small && !self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some(behind) = this.held.behind.take() {
+            return Poll::Ready(behind.map(Ok));
+        }
+        loop {
+            match this.poll_piece(cx) {
+                // The upstream sees a body that does not end, so what is held of it need not come, and after the cut
+                // must not.
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(frame))) if this.is_worth_joining(&frame) => {
+                    this.held.add(frame.into_data().unwrap_or_default());
+                    if this.held.bytes.len() >= ENOUGH {
+                        return Poll::Ready(Some(Ok(this.held.take())));
+                    }
+                }
+                Poll::Ready(piece) if this.held.is_empty() => return Poll::Ready(piece),
+                Poll::Ready(piece) => {
+                    this.held.behind = Some(piece.transpose()?);
+                    return Poll::Ready(Some(Ok(this.held.take())));
+                }
+                Poll::Pending if this.held.is_empty() => return Poll::Pending,
+                Poll::Pending if this.held.waited => {
+                    return Poll::Ready(Some(Ok(this.held.take())));
+                }
+                Poll::Pending => {
+                    this.held.waited = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -218,6 +300,11 @@ impl Body for RequestBody {
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
+
+/// Pieces of fewer bytes are joined.
+const SMALL: usize = 256;
+/// So many bytes are a piece.
+const ENOUGH: usize = 4096;
 
 /// An answer's body. At its end the upstream's connection is kept; dropped before, the connection closes.
 pub(crate) struct ResponseBody {

@@ -1,12 +1,23 @@
-//! An upstream that reads by the strict reader alone, and answers each request with what it was.
+//! An upstream that reads by the strict reader alone, and answers each request with what it was. Over HTTP/2 hyper reads for
+//! it, and a request counts as the one of HTTP/1.1 that means the same.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -45,6 +56,84 @@ impl Echo {
             }
         });
         echo
+    }
+
+    /// Over HTTP/2, in the clear. It opens no WebSocket, though it takes the question.
+    pub(crate) async fn start_http2() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let echo = Self {
+            address: listener.local_addr().expect("bound"),
+            log: Arc::default(),
+        };
+        let accepting = echo.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let serving = accepting.clone();
+                let service = service_fn(move |request| {
+                    let echo = serving.clone();
+                    async move { Ok::<_, Infallible>(echo.answer_http2(request).await) }
+                });
+                let mut http = http2::Builder::new(TokioExecutor::new());
+                http.enable_connect_protocol();
+                tokio::spawn(http.serve_connection(TokioIo::new(tcp), service));
+            }
+        });
+        echo
+    }
+
+    async fn answer_http2(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let mut answer = Response::new(Full::default());
+        if [HOST, CONNECTION, TRANSFER_ENCODING, UPGRADE]
+            .iter()
+            .any(|name| head.headers.contains_key(name))
+        {
+            let seen = format!("{:?}", head.headers).into_bytes();
+            self.note(Event::Malformed("a header of HTTP/1.1", seen));
+            return answer;
+        }
+        let fields = |headers: &HeaderMap| -> Vec<_> {
+            let bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                (name.as_str().to_owned(), value.as_bytes().to_vec())
+            };
+            headers.iter().map(bytes).collect()
+        };
+        let websocket = head.extensions.get::<Protocol>().is_some();
+        let mut message = Message {
+            method: head.method.as_str().to_owned(),
+            target: head.uri.path_and_query().expect("a path").to_string(),
+            version: 1,
+            fields: fields(&head.headers),
+            body: vec![],
+            trailers: vec![],
+        };
+        let authority = head.uri.authority().expect("an authority").as_str();
+        message.fields.push(("host".into(), authority.into()));
+        if websocket {
+            message.method = "GET".into();
+            for (name, value) in [("upgrade", "websocket"), ("connection", "upgrade")] {
+                message.fields.push((name.into(), value.into()));
+            }
+        }
+        let Ok(body) = body.collect().await else {
+            self.note(Event::Partial);
+            return answer;
+        };
+        message.trailers = body.trailers().map(fields).unwrap_or_default();
+        message.body = body.to_bytes().to_vec();
+        let mark = mark(&message);
+        *answer.status_mut() = if websocket {
+            StatusCode::FORBIDDEN
+        } else if message.target.contains("no-content") {
+            StatusCode::NO_CONTENT
+        } else {
+            *answer.body_mut() = Full::from(mark.clone());
+            StatusCode::OK
+        };
+        let mark = mark.try_into().expect("a value");
+        answer.headers_mut().insert("x-mark", mark);
+        self.note(Event::Request(Box::new(message)));
+        answer
     }
 
     /// What arrived since the last call.
@@ -120,15 +209,20 @@ impl Echo {
     }
 }
 
-/// An answer of the kind that the target asks for, which says what it answers: method, target, device.
-fn answer(message: &Message) -> Vec<u8> {
+/// What a message was: method, target, device.
+fn mark(message: &Message) -> String {
     let device = message
         .values("x-device-id")
         .iter()
         .map(|value| String::from_utf8_lossy(value).into_owned())
         .collect::<Vec<_>>()
         .join("+");
-    let mark = format!("{} {} {device}", message.method, message.target);
+    format!("{} {} {device}", message.method, message.target)
+}
+
+/// An answer of the kind that the target asks for, which says what it answers.
+fn answer(message: &Message) -> Vec<u8> {
+    let mark = mark(message);
     let head = message.method == "HEAD";
     let target = message.target.as_str();
     let text = if target.contains("no-content") {

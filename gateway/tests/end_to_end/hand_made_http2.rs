@@ -36,6 +36,8 @@ pub(crate) enum Act {
         earlier: u32,
         close: bool,
     },
+    /// These bytes, so often.
+    Flood(Vec<u8>, usize),
     Silence,
 }
 
@@ -116,6 +118,14 @@ impl HandMade {
                             payload.extend([0; 4]);
                             tcp.write_all(&frame(7, 0, 0, &payload)).await?;
                             (vec![], close)
+                        }
+                        Act::Flood(bytes, times) => {
+                            let batch = 100.min(times);
+                            let bytes = bytes.repeat(batch);
+                            for _ in 0..times / batch {
+                                tcp.write_all(&bytes).await?;
+                            }
+                            (vec![], false)
                         }
                         Act::Silence => (vec![], false),
                     };

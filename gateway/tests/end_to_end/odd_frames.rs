@@ -299,7 +299,15 @@ fn describe(odd: &Odd) -> String {
 
 #[tokio::test]
 async fn odd_streams_are_refused_or_mean_one_request() {
-    let lane = Lane::start().await;
+    refused_or_one_request(Lane::start().await).await;
+}
+
+#[tokio::test]
+async fn and_so_they_are_before_an_upstream_over_http2() {
+    refused_or_one_request(Lane::start_http2().await).await;
+}
+
+async fn refused_or_one_request(lane: Lane) {
     let refused = refused();
     let count = refused.len();
     let all = refused.into_iter().map(|odd| (odd, false));

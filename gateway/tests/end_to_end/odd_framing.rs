@@ -31,7 +31,14 @@ async fn whatever_is_sent_has_one_meaning_or_none() {
         }
     }
     figure("odd requests sent, with mutations", work.len());
-    in_lanes(work).await;
+    in_lanes(work, Lane::start).await;
+}
+
+/// Every request of the table to an upstream over HTTP/2, where another implementation writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_has_that_meaning_over_http2_too() {
+    let table = table().into_iter().map(|odd| (odd, vec![]));
+    in_lanes(table.collect(), Lane::start_http2).await;
 }
 
 /// Every request of the table once more, a byte at a time or nearly so.
@@ -47,16 +54,19 @@ async fn cuts_do_not_change_the_meaning() {
             (odd, cuts)
         })
         .collect();
-    in_lanes(work).await;
+    in_lanes(work, Lane::start).await;
 }
 
-async fn in_lanes(work: Vec<(Vec<u8>, Vec<usize>)>) {
+async fn in_lanes<F>(work: Vec<(Vec<u8>, Vec<usize>)>, start: fn() -> F)
+where
+    F: Future<Output = Lane> + Send + 'static,
+{
     const LANES: usize = 4;
     let work = std::sync::Arc::new(work);
     let lanes = (0..LANES).map(|first| {
         let work = std::sync::Arc::clone(&work);
         tokio::spawn(async move {
-            let lane = Lane::start().await;
+            let lane = start().await;
             let mut broken = 0;
             for (at, (odd, cuts)) in work.iter().enumerate().skip(first).step_by(LANES) {
                 let check = lane.check(odd, (at / LANES).is_multiple_of(2), cuts);

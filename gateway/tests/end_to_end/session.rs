@@ -20,9 +20,17 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) async fn start() -> Self {
+        Self::before(Echo::start().await, "http").await
+    }
+
+    /// The same with an upstream over HTTP/2.
+    pub(crate) async fn start_http2() -> Self {
+        Self::before(Echo::start_http2().await, "h2c").await
+    }
+
+    async fn before(echo: Echo, scheme: &str) -> Self {
         let mut rig = Rig::start().await;
-        let echo = Echo::start().await;
-        let address = format!("http://{}", echo.address);
+        let address = format!("{scheme}://{}", echo.address);
         rig.gateway.publish(snapshot(&[&address]));
         let device = rig.device(DEVICE, 1).await;
         Self { rig, echo, device }
