@@ -18,11 +18,14 @@ use crate::upstream::UpstreamFault;
 pub(crate) enum Opening {
     /// Over HTTP/1.1: key and answer are between the device and whoever answers.
     Upgrade,
-    /// Over HTTP/2, where there are none: these are the gateway's own.
+    /// Over HTTP/2, where there are none.
     Connect {
         /// The device's end of what becomes of the stream.
         device: OnUpgrade,
+        /// The gateway's own, for the upstream.
         challenge: Challenge,
+        /// The device's, if it sent a key all the same. Proxies do that for clients of theirs that wait for the answer.
+        asked: Option<Challenge>,
     },
 }
 
@@ -48,8 +51,9 @@ impl Opening {
                 rand::fill(&mut random)
                     .expect("the random source of aws-lc does not fail after its start");
                 Ok(Some(Self::Connect {
-                    device: hyper::upgrade::on(request),
+                    device: hyper::upgrade::on(&mut *request),
                     challenge: Challenge::new(random),
+                    asked: Challenge::read(request.headers()),
                 }))
             }
             _ => Ok(None),
@@ -69,14 +73,20 @@ impl Opening {
     pub(crate) fn accepted(&self, mut head: Response<()>) -> Result<Response<()>, UpstreamFault> {
         match self {
             Self::Upgrade => switch(head.headers_mut()),
-            Self::Connect { challenge, .. } => {
+            Self::Connect {
+                challenge, asked, ..
+            } => {
                 if !challenge.is_met(head.headers()) {
                     return Err(UpstreamFault::NotSwitched);
                 }
                 *head.status_mut() = StatusCode::OK;
-                head.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+                let headers = head.headers_mut();
+                headers.remove(SEC_WEBSOCKET_ACCEPT);
+                if let Some(asked) = asked {
+                    headers.insert(SEC_WEBSOCKET_ACCEPT, asked.answer().clone());
+                }
                 // A tunnel has no length (RFC 9110, section 9.3.6).
-                head.headers_mut().remove(CONTENT_LENGTH);
+                headers.remove(CONTENT_LENGTH);
             }
         }
         Ok(head)

@@ -2,10 +2,7 @@
 
 use std::error::Error as _;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 use http_body::Body as _;
@@ -31,11 +28,10 @@ pub(super) fn to_http2(
     headers.remove(CONNECTION);
     headers.remove(TRANSFER_ENCODING);
     if headers.remove(UPGRADE).is_some() {
-        let key = headers.remove(SEC_WEBSOCKET_KEY)?;
+        // The key stays: HTTP/2 has no use for it, but a proxy may pass the request on over HTTP/1.1.
         *request.method_mut() = Method::CONNECT;
-        let extensions = request.extensions_mut();
-        extensions.insert(Protocol::from_static(WEBSOCKET));
-        extensions.insert(Key(key));
+        let protocol = Protocol::from_static(WEBSOCKET);
+        request.extensions_mut().insert(protocol);
     }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
@@ -55,11 +51,9 @@ pub(super) fn to_http1(mut request: Request<RequestBody>) -> Request<RequestBody
     parts.scheme = None;
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = Version::HTTP_11;
-    if let Some(Key(key)) = request.extensions_mut().remove() {
-        request.extensions_mut().remove::<Protocol>();
+    if request.extensions_mut().remove::<Protocol>().is_some() {
         *request.method_mut() = Method::GET;
         let headers = request.headers_mut();
-        headers.insert(SEC_WEBSOCKET_KEY, key);
         headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.remove(TE);
@@ -79,10 +73,6 @@ pub(super) fn to_http1(mut request: Request<RequestBody>) -> Request<RequestBody
     }
     request
 }
-
-/// The key of an upgrade, while it is no upgrade.
-#[derive(Clone)]
-struct Key(HeaderValue);
 
 /// What it means for the request that there is no answer.
 pub(super) fn failure(error: &hyper::Error, stream: &Stream) -> Failure {

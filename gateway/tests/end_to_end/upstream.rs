@@ -121,10 +121,14 @@ impl Upstream {
             }
             if path.starts_with("/ws") {
                 match path.as_str() {
-                    "/ws-success" => tcp.write_all(OK).await?,
+                    "/ws-success" => {
+                        tcp.write_all(OK).await?;
+                        continue;
+                    }
                     "/ws-declined" => {
                         let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
                         tcp.write_all(answer).await?;
+                        continue;
                     }
                     "/ws-wrong" => tcp.write_all(&switch("another key")).await?,
                     "/ws-silent" => {}

@@ -22,8 +22,9 @@ use crate::authority::Identity;
 use crate::client::{Client, config, handshake, http2};
 use crate::hand_made_http2::block;
 use crate::hostile::routes;
+use crate::identity_names::{NAMES, Name, judge, preset};
 use crate::raw_http2::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, RST_STREAM, Raw, frame,
+    DATA, END_HEADERS, END_STREAM, Ending, HEADERS, INITIAL_WINDOW_SIZE, RST_STREAM, Raw, frame,
 };
 use crate::rig::Rig;
 use crate::upstreams_answer_badly::hear;
@@ -35,7 +36,7 @@ fn connect(path: &str) -> Request<Full<Bytes>> {
     let request = Request::connect(format!("https://api.test{path}"))
         .header("sec-websocket-version", "13")
         .header("sec-websocket-protocol", "chat")
-        // What a device says of these is about nothing.
+        // It is answered, and goes no further.
         .header("sec-websocket-key", "Zm9yZ2VkIGJ5IGRldmljZQ==")
         .header("x-device-id", "forged")
         .extension(Protocol::from_static("websocket"));
@@ -46,7 +47,8 @@ async fn open(sender: &mut Sender, path: &str) -> Socket {
     let answer = sender.send_request(connect(path)).await.expect("an answer");
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
-    assert!(!answer.headers().contains_key("sec-websocket-accept"));
+    let accept = &answer.headers()["sec-websocket-accept"];
+    assert_eq!(accept, "t5Scnn3teCJziNIS5H0ZCdpc8y0=");
     TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"))
 }
 
@@ -361,7 +363,7 @@ async fn http2_upstream(takes_websockets: bool) -> SocketAddr {
             return Ok(answer);
         }
         let headers = request.headers();
-        assert!(!headers.contains_key("sec-websocket-key") && !headers.contains_key("upgrade"));
+        assert!(!headers.contains_key("upgrade") && !headers.contains_key("connection"));
         assert_eq!(headers["x-device-id"], "a");
         assert_eq!(headers["sec-websocket-version"], "13");
         let chat = http::HeaderValue::from_static("chat");
@@ -464,4 +466,88 @@ async fn an_upstream_over_http2_that_does_not_take_them_gets_none() {
     let (mut sender, _driver) = http2(&rig, &device).await;
     let answer = sender.send_request(connect("/")).await.expect("an answer");
     assert_eq!(answer.status(), 502);
+}
+
+/// The forgeries of `forged_identity`, by the third way in.
+#[tokio::test]
+async fn nothing_that_a_device_says_of_itself_passes_with_a_connect() {
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let mut raw = raw(&rig, &device, &[]).await;
+    let names = NAMES.iter().chain(preset::NAMES);
+    let names = names.filter(|name| judge(name) == Name::Identity);
+    let mut stream = 1;
+    let fields = |name: &str| {
+        block(&[
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":authority", "api.test"),
+            (":path", "/ws-declined"),
+            (name, "forged"),
+            (name, ""),
+            ("accept", "this"),
+            (name, "forged"),
+        ])
+    };
+    for name in names {
+        for name in [(*name).to_owned(), name.replace('-', "_")] {
+            rig.upstream.take();
+            let head = frame(HEADERS, END_HEADERS, stream, &fields(&name));
+            raw.send(&head).await.expect("sent");
+            assert_eq!(raw.until(HEADERS).await.expect("an answer").stream, stream);
+            let seen = rig.upstream.take();
+            if judge(&name) == Name::Identity {
+                assert!(
+                    seen.contains("\r\naccept: this\r\n") && !seen.contains("forged"),
+                    "{name}: {seen}"
+                );
+                assert_eq!(seen.matches("\r\nx-device-id: a\r\n").count(), 1, "{seen}");
+            } else {
+                assert_eq!(seen, "", "{name}");
+            }
+            stream += 2;
+        }
+    }
+}
+
+#[tokio::test]
+async fn floods_of_tunnels_and_in_tunnels_are_ended() {
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let begun = ask(1, "/ws");
+    for (what, begin, flood, times) in [
+        ("empty DATA", &begun[..], frame(DATA, 0, 1, &[]), 100_000),
+        (
+            "padding alone",
+            &begun,
+            frame(DATA, 8, 1, &[3, 0, 0, 0]),
+            100_000,
+        ),
+        (
+            "rapid reset",
+            &[],
+            (0..5_000)
+                .flat_map(|number| {
+                    let stream = 2 * number + 1;
+                    let cancel = frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+                    [ask(stream, "/ws"), cancel].concat()
+                })
+                .collect(),
+            1,
+        ),
+    ] {
+        let mut raw = raw(&rig, &device, &[]).await;
+        raw.send(begin).await.expect("sent");
+        let ending = raw.flood(flood, times, Duration::from_secs(20)).await;
+        assert!(
+            matches!(ending, Ending::Goaway(_) | Ending::Closed),
+            "{what}: {ending:?}"
+        );
+        rig.upstream.wait_for_open(0).await;
+    }
+    // However many were let through, they are few.
+    assert!(rig.upstream.connections() <= 502);
+    let mut client = Client::connect(&rig, &device).await;
+    assert_eq!(client.get("/", "").await.status(), 200);
 }
