@@ -10,7 +10,7 @@ use crate::harness::{Server, Setup, text};
 use crate::nginx_receives_what_the_device_sent::Nginx;
 
 /// Writes a CA, and a certificate with its key for each of the names.
-fn certificates(folder: &Path, ca: &str, names: &[&str]) {
+pub(crate) fn certificates(folder: &Path, ca: &str, names: &[&str]) {
     let mut params = CertificateParams::default();
     params
         .distinguished_name

@@ -2,14 +2,17 @@
 #![allow(clippy::print_stdout)] // Figures; tests/run lists them.
 
 mod a_stop_tells_everybody;
+mod answers_come_early;
 mod authority;
 mod bad_answers;
 mod broken_http2_is_recorded;
+mod calls_are_refused_as_calls;
 mod certificates_end_while_in_use;
 mod client;
 mod connections_end;
 mod each_dialect_reaches_its_upstream;
 mod echo;
+mod events_arrive_at_once;
 mod exchanges_are_told;
 mod floods_are_ended;
 mod forged_identity;
@@ -21,6 +24,7 @@ mod hand_made_http2;
 mod hand_made_tls;
 mod handshakes;
 mod hostile;
+mod hostile_http2_upstreams;
 /// The list itself, so that a test cannot fall behind it.
 #[path = "../../src/pure/identity_names.rs"]
 mod identity_names;
