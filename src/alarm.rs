@@ -38,7 +38,7 @@ impl Alarm {
         if !self.told.insert(unregistered.certificate) {
             return;
         }
-        let known_serial = match &record.serial {
+        let known_serial = match record.serial.as_ref().and_then(|serial| serial.own()) {
             Some(serial) => self.authority.certificate(serial).await,
             None => Ok(None),
         };

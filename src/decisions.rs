@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gateway::{Outcome, Record};
-use identity::{DeviceId, Serial, Timestamp};
+use identity::{CertificateSerial, DeviceId, DeviceName, Timestamp};
 
 use crate::admin::api;
 use crate::clock::rfc3339;
@@ -60,7 +60,8 @@ pub(crate) struct EnrollmentDecision {
 pub(crate) struct Subject {
     /// In lower case.
     pub(crate) device: Option<String>,
-    pub(crate) serial: Option<Serial>,
+    /// All that the query can be read as.
+    pub(crate) serials: Vec<CertificateSerial>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) request_id: Option<String>,
 }
@@ -154,7 +155,7 @@ impl Decisions {
         } = &mut *entries;
         *number += 1;
         match entry.whose() {
-            Ok(device) => of_devices.remember(*number, device.folded(), entry),
+            Ok(device) => of_devices.remember(*number, device, entry),
             Err(source) => of_strangers.remember(*number, source, entry),
         }
     }
@@ -162,13 +163,16 @@ impl Decisions {
 
 impl Entry {
     /// The device that proved to be the one, or else where the connection was from: a name alone anybody can say.
-    fn whose(&self) -> Result<&DeviceId, Source> {
+    fn whose(&self) -> Result<String, Source> {
         let (proven, address) = match self {
-            Self::Gateway(record) => (record.device.as_ref(), record.address),
+            Self::Gateway(record) => (
+                record.device.as_ref().map(DeviceName::folded),
+                record.address,
+            ),
             Self::Enrollment(decision) => {
                 let granted = matches!(decision.outcome.as_str(), "issued" | "repeated");
                 let device = decision.device.as_ref().filter(|_| granted);
-                (device, decision.address)
+                (device.map(DeviceId::folded), decision.address)
             }
         };
         proven.ok_or_else(|| Source::of(address.ip()))
@@ -198,20 +202,23 @@ impl Subject {
     fn matches(&self, entry: &Entry) -> bool {
         let (device, serial, address, request_id) = match entry {
             Entry::Gateway(record) => (
-                record.device.as_ref(),
+                record.device.as_ref().map(DeviceName::folded),
                 record.serial,
                 record.address,
                 record.request_id.as_deref(),
             ),
-            Entry::Enrollment(decision) => (decision.device.as_ref(), None, decision.address, None),
+            Entry::Enrollment(decision) => {
+                let device = decision.device.as_ref().map(DeviceId::folded);
+                (device, None, decision.address, None)
+            }
         };
         let far = match entry {
             Entry::Gateway(record) => record.on_behalf_of.as_ref(),
             Entry::Enrollment(_) => None,
         };
-        (self.device.is_some() && device.map(DeviceId::folded) == self.device)
+        (self.device.is_some() && device == self.device)
             || (self.device.is_some() && far.map(|id| id.to_ascii_lowercase()) == self.device)
-            || (self.serial.is_some() && serial == self.serial)
+            || serial.is_some_and(|serial| self.serials.contains(&serial))
             || self.address == Some(address.ip().to_canonical())
             || (request_id.is_some() && request_id == self.request_id.as_deref())
     }
@@ -225,7 +232,7 @@ fn view(entry: &Entry) -> api::Decision {
             address: printed(record.address),
             request_id: record.request_id.clone(),
             device: record.device.clone(),
-            serial: record.serial,
+            serial: record.serial.as_ref().map(ToString::to_string),
             sni: record.server_name.clone(),
             host: record.host.clone(),
             method: record.method.clone(),
@@ -242,7 +249,7 @@ fn view(entry: &Entry) -> api::Decision {
             listener: api::Listener::Enrollment,
             address: printed(decision.address),
             request_id: None,
-            device: decision.device.clone(),
+            device: decision.device.clone().map(Into::into),
             serial: None,
             sni: decision.server_name.clone(),
             host: None,
@@ -306,7 +313,7 @@ mod tests {
             at: Timestamp(0),
             request_id: device.map(|id| format!("request-of-{id}")),
             address: address.parse().expect("an address"),
-            device: device.map(|id| DeviceId::parse(id).expect("legal")),
+            device: device.map(|id| id.parse().expect("legal")),
             serial: None,
             on_behalf_of: None,
             reported: None,

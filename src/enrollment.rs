@@ -55,6 +55,8 @@ pub(crate) fn acceptor(
         policy: Policy {
             certificate,
             anchors,
+            // Whoever has a certificate by another CA enrolls with a token.
+            foreign: None,
             hints,
             clients: Clients::Optional,
             clients_by_name: HashMap::new(),
@@ -113,20 +115,16 @@ impl Enrollment {
         };
         let Accepted {
             stream,
-            certificate,
+            client,
             server_name,
             ..
         } = accepted;
-        let (certificate, server_name) = (&certificate, &server_name);
+        let certificate = client.as_ref().map(|client| &client.certificate);
+        let server_name = &server_name;
         let asked = AtomicBool::new(false);
         let ended = http_server::serve(stream, LIFETIME, shutdown, |request| {
             asked.store(true, Ordering::Relaxed);
-            self.request(
-                request,
-                address,
-                certificate.as_ref(),
-                server_name.as_deref(),
-            )
+            self.request(request, address, certificate, server_name.as_deref())
         })
         .await;
         // Who asked before merely kept a connection for longer than it is kept.

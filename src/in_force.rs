@@ -1,13 +1,14 @@
 //! What health says of the configuration: what is in force, and what was not taken and why (I5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway::tls::NamedCertificate;
-use identity::{Fingerprint, Timestamp};
+use identity::{Fingerprint, Name, Timestamp};
 
-use crate::config::{CertificateFiles, Config};
+use crate::config::{AnchorConfig, CertificateFiles, Config, CrlPlace};
+use crate::foreign;
 use crate::metrics::Metrics;
 use crate::{clock, lint};
 
@@ -24,6 +25,24 @@ struct State {
     certificates: Vec<NamedCertificate>,
     /// Certificate files that changed and cannot serve, and why.
     broken: BTreeMap<PathBuf, String>,
+    anchors: Vec<AnchorConfig>,
+    /// Lists of anchors that were not taken, and why.
+    broken_lists: BTreeMap<(Name, CrlPlace), String>,
+    /// What ends soon and was told already.
+    told: BTreeSet<String>,
+}
+
+impl State {
+    /// Certificates, CAs and lists that end soon, have ended or have not begun.
+    fn ends(&self, now: Timestamp) -> impl Iterator<Item = String> {
+        let certificates = self.certificates.iter();
+        let certificates = certificates.filter_map(move |one| lint::expiry(one, now));
+        certificates.chain(
+            self.anchors
+                .iter()
+                .flat_map(move |one| lint::anchor(one, now)),
+        )
+    }
 }
 
 impl InForce {
@@ -40,9 +59,11 @@ impl InForce {
         let mut state = self.state();
         state.not_reloaded = None;
         state.broken.clear();
+        state.broken_lists.clear();
         let gateway = config.gateway.as_ref();
         let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
         self.set_certificates(&mut state, certificates);
+        self.set_anchors(&mut state, foreign::anchors_of(config));
     }
 
     /// A reload changed nothing.
@@ -64,16 +85,51 @@ impl InForce {
         self.state().broken.insert(file.to_owned(), sentence);
     }
 
+    /// What is at this place is in force for an anchor; what was wrong with it is right again.
+    pub(crate) fn list_replaced(&self, anchor: &Name, place: &CrlPlace, anchors: &[AnchorConfig]) {
+        let mut state = self.state();
+        let key = (anchor.clone(), place.clone());
+        if state.broken_lists.remove(&key).is_some() {
+            tracing::info!(%anchor, crl = %place, "the list of revoked certificates can be used again");
+        }
+        self.set_anchors(&mut state, anchors);
+    }
+
+    /// What is at this place for an anchor cannot be used; the last good list is in force.
+    pub(crate) fn list_not_replaced(&self, anchor: &Name, place: &CrlPlace, fault: &str) {
+        let sentence = format!(
+            "The list of revoked certificates of the anchor {anchor} was not replaced and the last good one stays in force. {fault}"
+        );
+        self.metrics.list_refused(anchor);
+        let key = (anchor.clone(), place.clone());
+        // A URL that stays as it is is told of once.
+        let before = self.state().broken_lists.insert(key, sentence.clone());
+        if before.as_ref() != Some(&sentence) {
+            tracing::error!(target: "alarm", "{sentence}");
+        }
+    }
+
     /// What is wrong, in sentences.
     pub(crate) fn alarms(&self, now: Timestamp) -> Vec<String> {
         let state = self.state();
-        let expiries = state
-            .certificates
-            .iter()
-            .filter_map(|certificate| lint::expiry(certificate, now));
         let not_reloaded = state.not_reloaded.iter().cloned();
         let broken = state.broken.values().cloned();
-        not_reloaded.chain(broken).chain(expiries).collect()
+        let broken_lists = state.broken_lists.values().cloned();
+        not_reloaded
+            .chain(broken)
+            .chain(broken_lists)
+            .chain(state.ends(now))
+            .collect()
+    }
+
+    /// Writes to the log what ends soon or has ended, once each.
+    pub(crate) fn tell_what_ends(&self, now: Timestamp) {
+        let mut state = self.state();
+        let ends: BTreeSet<String> = state.ends(now).collect();
+        for sentence in ends.difference(&state.told) {
+            tracing::warn!(target: "alarm", "{sentence}");
+        }
+        state.told = ends;
     }
 
     fn set_certificates(&self, state: &mut State, certificates: &[CertificateFiles]) {
@@ -86,6 +142,11 @@ impl InForce {
             (name, certificate.validity.not_after)
         });
         self.metrics.certificates_of_files(ends);
+    }
+
+    fn set_anchors(&self, state: &mut State, anchors: &[AnchorConfig]) {
+        state.anchors = anchors.to_vec();
+        self.metrics.anchors(anchors);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,10 +1,13 @@
-//! What is no mistake yet and will be one: certificates of the server that end soon.
+//! What is no mistake yet and will be one: certificates of the server, CAs and lists that end soon.
+
+use std::time::Duration;
 
 use gateway::tls::NamedCertificate;
 use identity::Timestamp;
 use identity::certificate::Validity;
 
 use crate::clock;
+use crate::config::AnchorConfig;
 
 /// What has to be said of a certificate's validity: it ends soon, which is when a third of its life is left, has
 /// ended, or has not begun.
@@ -29,3 +32,44 @@ pub(crate) fn expiry(certificate: &NamedCertificate, now: Timestamp) -> Option<S
         clock::rfc3339(when)
     ))
 }
+
+/// What has to be said of an anchor: CA certificates that end within two months or a third of their life, and lists of
+/// revoked certificates of whose time less than a third is left.
+pub(crate) fn anchor(anchor: &AnchorConfig, now: Timestamp) -> Vec<String> {
+    let name = &anchor.name;
+    let mut sentences = Vec::new();
+    for ca in &anchor.authorities {
+        let Validity {
+            not_before,
+            not_after,
+        } = ca.validity();
+        let notice = (not_after.since(not_before) / 3).min(NOTICE);
+        let sha256 = ca.fingerprint();
+        if now > not_after {
+            let when = clock::rfc3339(not_after);
+            sentences.push(format!(
+                "A CA certificate of the anchor {name} has ended on {when}, and its devices are refused; put a new one in its place (SHA-256 {sha256})."
+            ));
+        } else if not_after.since(now) <= notice {
+            let when = clock::rfc3339(not_after);
+            sentences.push(format!(
+                "A CA certificate of the anchor {name} ends soon, {when}; put a new one in its place (SHA-256 {sha256})."
+            ));
+        }
+    }
+    for list in anchor.newest() {
+        let when = clock::rfc3339(list.next_update);
+        if !list.is_current(now) {
+            sentences.push(format!(
+                "A list of revoked certificates of the anchor {name} should have been replaced by {when}, and the devices of its CA are refused; find out why there is no newer one."
+            ));
+        } else if list.is_ageing(now) {
+            sentences.push(format!(
+                "A list of revoked certificates of the anchor {name} ends soon, {when}; find out why there is no newer one."
+            ));
+        }
+    }
+    sentences
+}
+
+const NOTICE: Duration = Duration::from_secs(60 * 24 * 60 * 60);

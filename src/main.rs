@@ -19,6 +19,7 @@ mod enrollment;
 mod fair_memory;
 mod feed;
 mod files;
+mod foreign;
 mod health;
 mod http_server;
 mod in_force;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use identity::{Fingerprint, Timestamp};
+use identity::{Fingerprint, Name, Timestamp};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::config::AnchorConfig;
 use crate::log;
 
 /// The root's counters and gauges.
@@ -22,6 +23,11 @@ pub(crate) struct Metrics {
     /// When each certificate of the server ends.
     server_certificate_not_after: Family<CertificateLabels, Gauge<u64, AtomicU64>>,
     certificates_told: Arc<Mutex<Vec<CertificateLabels>>>,
+    /// When the lists of each anchor end: the first of them.
+    crl_next_update: Family<AnchorLabels, Gauge<u64, AtomicU64>>,
+    crl_entries: Family<AnchorLabels, Gauge<u64, AtomicU64>>,
+    anchor_not_after: Family<AnchorLabels, Gauge<u64, AtomicU64>>,
+    lists_refused: Family<AnchorLabels, Counter>,
     /// Reloads that changed nothing because something was wrong, and files that were not taken.
     pub(crate) reload_failures: Counter,
     /// When the configuration in force was loaded.
@@ -56,6 +62,11 @@ struct CertificateLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnchorLabels {
+    anchor: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConfigLabels {
     hash: String,
 }
@@ -68,6 +79,10 @@ impl Metrics {
             feed_applied: Gauge::default(),
             server_certificate_not_after: Family::default(),
             certificates_told: Arc::default(),
+            crl_next_update: Family::default(),
+            crl_entries: Family::default(),
+            anchor_not_after: Family::default(),
+            lists_refused: Family::default(),
             reload_failures: Counter::default(),
             config_loaded: Gauge::default(),
             config: Family::default(),
@@ -99,6 +114,26 @@ impl Metrics {
             "server_certificate_not_after_seconds",
             "When each certificate of the server ends, in seconds since 1970, by its first name and where it comes from",
             metrics.server_certificate_not_after.clone(),
+        );
+        registry.register(
+            "crl_next_update_seconds",
+            "When the first of an anchor's lists of revoked certificates ends, in seconds since 1970",
+            metrics.crl_next_update.clone(),
+        );
+        registry.register(
+            "crl_entries",
+            "Certificates that the lists of an anchor revoke",
+            metrics.crl_entries.clone(),
+        );
+        registry.register(
+            "anchor_not_after_seconds",
+            "When the first of an anchor's CA certificates ends, in seconds since 1970",
+            metrics.anchor_not_after.clone(),
+        );
+        registry.register(
+            "crl_failures",
+            "Lists of revoked certificates that were not taken, by anchor",
+            metrics.lists_refused.clone(),
         );
         registry.register(
             "reload_failures",
@@ -191,6 +226,36 @@ impl Metrics {
             family.get_or_create(&labels).set(not_after.0);
             told.push(labels);
         }
+    }
+
+    /// These anchors are in force, with the lists that they have now.
+    pub(crate) fn anchors(&self, anchors: &[AnchorConfig]) {
+        self.crl_next_update.clear();
+        self.crl_entries.clear();
+        self.anchor_not_after.clear();
+        for anchor in anchors {
+            let labels = AnchorLabels {
+                anchor: anchor.name.to_string(),
+            };
+            let ends = anchor.authorities.iter().map(|ca| ca.validity().not_after);
+            if let Some(end) = ends.min() {
+                self.anchor_not_after.get_or_create(&labels).set(end.0);
+            }
+            let lists = anchor.newest();
+            if let Some(end) = lists.iter().map(|list| list.next_update).min() {
+                self.crl_next_update.get_or_create(&labels).set(end.0);
+                let entries: usize = lists.iter().map(|list| list.len()).sum();
+                self.crl_entries.get_or_create(&labels).set(entries as u64);
+            }
+        }
+    }
+
+    /// A list of this anchor was not taken.
+    pub(crate) fn list_refused(&self, anchor: &Name) {
+        let anchor = anchor.to_string();
+        self.lists_refused
+            .get_or_create(&AnchorLabels { anchor })
+            .inc();
     }
 
     /// This configuration is in force from now on.

@@ -35,7 +35,7 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         }
         Code::Restricted => "The device is restricted, and the route admits no restricted devices.",
         Code::Revoked => {
-            "The device or its certificate is revoked; `keybound device replace` frees the id for a new device."
+            "The device or its certificate is revoked; `keybound device replace` frees the id for a new device. Of a device of another CA, that CA's list says so."
         }
         Code::RegistryStale => {
             "The gateway had not heard from the registry for longer than max_staleness. Look at /readyz and the server's log."
@@ -53,7 +53,19 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
             "No CA that the gateway believes issued the certificate. Enroll the device here, or add its CA as an anchor."
         }
         Code::GroupNotAllowed => {
-            "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one."
+            "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one. Devices of other CAs are in none."
+        }
+        Code::AnchorRemoved => {
+            "The anchor that vouched for the device has been taken out of the configuration, or its id_from or table names the device otherwise now. Its connection was ended."
+        }
+        Code::AnchorExpired => {
+            "The certificate of the CA that issued the device's is not valid now. Put the CA's new certificate into the anchor's file and reload."
+        }
+        Code::CrlMissing => {
+            "The certificate was issued by a CA that the device sent along, and no list of revoked certificates speaks for it. Put that CA's certificate and its list into the anchor."
+        }
+        Code::CrlStale => {
+            "The list of revoked certificates that speaks for the device's CA is past its nextUpdate, so nobody knows what was withdrawn since. Get a new list to where the anchor's crl points; look at /readyz and the log."
         }
         Code::AssertionInvalid => {
             "The gateway in front did not say, or not credibly, for which device it asked. Compare issuer, audience and key_set of [[gateway.trusted_gateway]] with what it has, and the clocks."

@@ -223,7 +223,6 @@ fn begin_record(
     request_id: &HeaderValue,
 ) -> Record {
     let peer = &connection.peer;
-    let issued = peer.issued();
     let host = request
         .uri()
         .authority()
@@ -238,8 +237,8 @@ fn begin_record(
         at: now(),
         request_id: request_id.to_str().ok().map(str::to_owned),
         address: peer.address,
-        device: issued.map(|issued| issued.device.clone()),
-        serial: issued.map(|issued| issued.serial),
+        device: peer.name(),
+        serial: peer.serial(),
         on_behalf_of: None,
         reported: None,
         unregistered: None,

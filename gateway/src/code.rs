@@ -26,6 +26,10 @@ pub enum Code {
     CertificateUntrusted,
     GroupNotAllowed,
     AssertionInvalid,
+    AnchorRemoved,
+    AnchorExpired,
+    CrlMissing,
+    CrlStale,
     PathRefused,
     MethodRefused,
     HostRefused,
@@ -49,7 +53,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -66,6 +70,10 @@ impl Code {
         Self::CertificateUntrusted,
         Self::GroupNotAllowed,
         Self::AssertionInvalid,
+        Self::AnchorRemoved,
+        Self::AnchorExpired,
+        Self::CrlMissing,
+        Self::CrlStale,
         Self::PathRefused,
         Self::MethodRefused,
         Self::HostRefused,
@@ -106,6 +114,10 @@ impl Code {
             Self::CertificateUntrusted => "certificate-untrusted",
             Self::GroupNotAllowed => "group-not-allowed",
             Self::AssertionInvalid => "assertion-invalid",
+            Self::AnchorRemoved => "anchor-removed",
+            Self::AnchorExpired => "anchor-expired",
+            Self::CrlMissing => "crl-missing",
+            Self::CrlStale => "crl-stale",
             Self::PathRefused => "path-refused",
             Self::MethodRefused => "method-refused",
             Self::HostRefused => "host-refused",

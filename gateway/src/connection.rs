@@ -29,6 +29,7 @@ use identity::Status;
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
 use crate::connections::OpenConnection;
+use crate::foreign::Foreign;
 use crate::guarded_io::GuardedIo;
 use crate::handle::{Flight, Handle};
 use crate::hops::Hops;
@@ -40,9 +41,9 @@ use crate::presented::Evidence;
 use crate::proxied;
 use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
-use crate::shared::now;
+use crate::shared::{Shared, now};
 use crate::splice;
-use crate::tls::{Accepted, HandshakeFault, LINGER, discard};
+use crate::tls::{Accepted, Client, HandshakeFault, LINGER, discard};
 use crate::tunnel::{self, Tunnel};
 use crate::worker::Worker;
 
@@ -66,10 +67,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     };
     let Accepted {
         stream,
-        certificate,
+        client,
         untrusted,
-        intermediates,
-        anchors,
         server_name,
         alpn,
     } = match shared.acceptor.accept(tcp).await {
@@ -80,30 +79,23 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
             return;
         }
     };
+    let Some(credential) = credential(&shared, client, untrusted) else {
+        // The CA has been taken out of the configuration since the handshake began.
+        let fault = HandshakeFault::UnknownIssuer;
+        shared.metrics.handshake_refused(fault);
+        shared.record(handshake_record(address, fault, started.elapsed()));
+        return;
+    };
     shared.metrics.handshakes_finished.inc();
     shared.metrics.handshake_time.observe(started.elapsed());
     let tls_version = splice::tls_version(&stream);
     let peer = Peer {
         address,
         server_name,
-        credential: match (certificate, untrusted) {
-            (Some(certificate), _) => Credential::read(
-                Evidence {
-                    certificate,
-                    intermediates,
-                    anchors,
-                    at: now(),
-                },
-                &shared.serial_key,
-                shared.status.fingerprint_key(),
-            ),
-            // Where the acceptor lets clients go without one.
-            (None, Some(fault)) => Credential::Untrusted(fault),
-            (None, None) => Credential::Anonymous,
-        },
+        credential,
     };
     let issued = peer.issued();
-    let not_after = issued.map(|issued| issued.validity.not_after);
+    let not_after = peer.device().map(|device| device.validity().not_after);
     let handle = Arc::new(Handle::new());
 
     fail::fail_point!("gateway::accepted");
@@ -112,10 +104,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         peer.holder(),
         Arc::clone(&handle),
         OpenConnection {
-            device: issued.map(|issued| issued.device.clone()),
+            device: peer.name(),
             address,
             opened_at: now(),
         },
+        peer.lineage(),
     );
     fail::fail_point!("gateway::entered");
     if worker.is_stopping() {
@@ -147,7 +140,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     if let Some(route) = server_name.and_then(|name| view.snapshot().tcp_routes.find(name)) {
         let agreed = splice::Agreed::read(&stream, alpn);
         let io = GuardedIo::stream(stream, handle, patience, traffic);
-        splice::serve(&connection, io, lifetime, route, agreed).await;
+        splice::serve(&connection, io, lifetime, route, &view, agreed).await;
     } else if alpn.as_deref() == Some(b"h2") {
         serve_http2(
             serving,
@@ -164,6 +157,38 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
     }
     // The socket is closed by now, so the entry says the truth when it goes.
     drop(entry);
+}
+
+/// Reads what a client proved. `None`: by an anchor that is none any more.
+fn credential(
+    shared: &Shared,
+    client: Option<Client>,
+    untrusted: Option<HandshakeFault>,
+) -> Option<Credential> {
+    let client = match (client, untrusted) {
+        (Some(client), _) => client,
+        // Where the acceptor lets clients go without one.
+        (None, Some(fault)) => return Some(Credential::Untrusted(fault)),
+        (None, None) => return Some(Credential::Anonymous),
+    };
+    let evidence = Evidence {
+        certificate: client.certificate,
+        intermediates: client.intermediates,
+        anchors: client.anchors,
+        at: now(),
+    };
+    match client.foreign {
+        None => Some(Credential::read(
+            evidence,
+            &shared.serial_key,
+            shared.status.fingerprint_key(),
+        )),
+        Some(voucher) => {
+            let view = shared.policy.view();
+            let read = Foreign::read(evidence, voucher, view.foreign())?;
+            Some(read.map_or_else(Credential::Unreadable, Credential::Foreign))
+        }
+    }
 }
 
 async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {

@@ -5,14 +5,15 @@
 //! sees the connection (both go through the shard's lock).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use identity::{DeviceId, Index, Timestamp};
+use identity::{DeviceName, Fingerprint, Index, Timestamp};
 
 use crate::handle::Handle;
+use crate::pure::foreign::Lineage;
 
 /// All open connections of the gateway.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Connections {
 pub(crate) enum Holder {
     /// Whoever holds the key of the certificate with this registry index.
     Certificate(Index),
+    /// Whoever holds the key of the certificate of another CA with this SHA-256.
+    Foreign(Fingerprint),
     /// Those whose certificate names nobody.
     Nameless,
     /// Those at this address, as [`crate::rate_limits::network`] takes it, who have no certificate.
@@ -51,13 +54,15 @@ struct Opened {
     number: u64,
     handle: Arc<Handle>,
     description: OpenConnection,
+    /// By what a device of another CA stands or falls.
+    lineage: Option<Arc<Lineage>>,
 }
 
 /// What is told of an open connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenConnection {
     /// The device, if the certificate names one.
-    pub device: Option<DeviceId>,
+    pub device: Option<DeviceName>,
     /// The other end.
     pub address: SocketAddr,
     /// When the handshake had ended.
@@ -101,9 +106,10 @@ impl Connections {
         holder: Holder,
         handle: Arc<Handle>,
         description: OpenConnection,
+        lineage: Option<Arc<Lineage>>,
     ) -> Entry {
         let limit = match holder {
-            Holder::Certificate(_) | Holder::Nameless => &self.limit,
+            Holder::Certificate(_) | Holder::Foreign(_) | Holder::Nameless => &self.limit,
             Holder::Address(_) => &self.limit_by_address,
         }
         .load(Ordering::Relaxed);
@@ -112,6 +118,7 @@ impl Connections {
             number,
             handle: Arc::clone(&handle),
             description,
+            lineage,
         };
         let mut shard = self.shard(holder);
         let of_holder = shard.entry(holder).or_default();
@@ -172,13 +179,24 @@ impl Connections {
         }
     }
 
+    /// Does something to every connection of a device of another CA.
+    pub(crate) fn for_each_foreign(&self, mut act: impl FnMut(&Lineage, &Handle)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for one in shard.values().flat_map(|all| &all.opened) {
+                if let Some(lineage) = &one.lineage {
+                    act(lineage, &one.handle);
+                }
+            }
+        }
+    }
+
     fn shard(&self, holder: Holder) -> MutexGuard<'_, Shard> {
         let number = match holder {
             Holder::Certificate(index) => index.0,
             Holder::Nameless => 0,
-            Holder::Address(address) => {
-                BuildHasherDefault::<DefaultHasher>::default().hash_one(address)
-            }
+            Holder::Foreign(certificate) => spread(&certificate),
+            Holder::Address(address) => spread(&address),
         };
         let shard = (number % SHARDS as u64) as usize;
         // Every change of a shard is whole when its lock is released, even by a panic.
@@ -186,6 +204,10 @@ impl Connections {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn spread(key: &impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
 impl Drop for Entry {
@@ -217,7 +239,7 @@ mod tests {
             opened_at: Timestamp(1),
         };
         let holder = Holder::Certificate(Index(index));
-        let entry = connections.enter(holder, Arc::clone(&handle), description);
+        let entry = connections.enter(holder, Arc::clone(&handle), description, None);
         (handle, entry)
     }
 
@@ -232,7 +254,7 @@ mod tests {
                 opened_at: Timestamp(1),
             };
             let holder = Holder::Address(address.into());
-            let entry = connections.enter(holder, Arc::clone(&handle), description);
+            let entry = connections.enter(holder, Arc::clone(&handle), description, None);
             (handle, entry)
         };
         let first = enter([192, 0, 2, 1]);

@@ -118,6 +118,7 @@ impl Caller {
                     without_sni: Vec::new(),
                 }),
                 &Classes::default(),
+                Arc::default(),
             ),
         })
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ use crate::assertion::AssertionSigner;
 use crate::connections::{Connections, OpenConnection};
 use crate::exchange::{Exchange, Telemetry};
 use crate::feed::{self, Applied};
+use crate::foreign;
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
+use crate::pure::foreign::ForeignAnchors;
 use crate::pure::upstream::UpstreamTimeouts;
 use crate::rate_limits::RateLimits;
 use crate::record::Record;
@@ -49,6 +52,8 @@ pub struct Options {
     pub assertions: Arc<AssertionSigner>,
     /// The routes and names to begin with.
     pub snapshot: Snapshot,
+    /// Other CAs whose devices may connect, too.
+    pub foreign: Arc<ForeignAnchors>,
     /// How old the status table may be for anybody to pass.
     pub max_staleness: Duration,
     /// Bounds and deadlines.
@@ -196,7 +201,7 @@ impl Gateway {
                 acceptor: options.acceptor,
                 serial_key: options.serial_key,
                 assertions: options.assertions,
-                policy: Policy::new(options.snapshot),
+                policy: Policy::new(options.snapshot, options.foreign),
                 rates: RateLimits::new(),
                 metrics: Metrics::register(registry, Arc::clone(&status), Arc::clone(&health)),
                 health,
@@ -208,6 +213,7 @@ impl Gateway {
                 limits: ArcSwap::from_pointee(options.limits),
                 proxies: options.proxies,
                 telemetry: ArcSwap::from_pointee(options.telemetry),
+                seen_to: AtomicU64::new(now().0),
                 records: options.records,
                 exchanges: options.exchanges,
                 sightings: options.sightings,
@@ -226,6 +232,18 @@ impl Gateway {
         self.shared.health.learn(&snapshot);
         self.shared.policy.publish(snapshot);
         self.shared.health.publish();
+    }
+
+    /// Replaces other CAs' anchors and lists for every request from now on, and ends the connections of devices that do
+    /// not stand by them. Returns how many.
+    pub fn publish_foreign(&self, anchors: Arc<ForeignAnchors>) -> usize {
+        foreign::publish(&self.shared, anchors)
+    }
+
+    /// Ends the connections of other CAs' devices that do not stand any more because a list or a CA has ended since this
+    /// was last asked for: to be asked every second or so. Returns how many.
+    pub fn end_those_who_fell(&self) -> usize {
+        foreign::end_with_time(&self.shared)
     }
 
     /// Replaces bounds and deadlines, for connections and requests that begin from now on. What each worker was made

@@ -15,6 +15,7 @@ mod connection;
 mod connections;
 mod exchange;
 mod feed;
+mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gateway;
@@ -55,6 +56,7 @@ pub use feed::Applied;
 pub use gateway::{Bound, DEGRADED_AFTER, Gateway, Limits, Options, StartFault};
 pub use identity_headers::{identity_header_families, identity_header_names, is_identity_header};
 pub use pure::authorize::Snapshot;
+pub use pure::foreign::{ForeignAnchor, ForeignAnchors, ForeignFault, Revocation, Voucher};
 pub use pure::hop::{HopFault, KeySet, KeySetFault, TrustedGateway};
 pub use pure::host::HostFault;
 pub use pure::identity_header::IdentityHeader;

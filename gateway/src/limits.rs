@@ -7,7 +7,7 @@ use http::Request;
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::peer::Issued;
+use crate::peer::Device;
 use crate::pure::authorize::Permit;
 use crate::pure::request_head::head_length;
 use crate::pure::route::LimitId;
@@ -59,7 +59,7 @@ pub(crate) fn check_size(permit: &Permit<'_>, request: &Request<Incoming>) -> Re
 /// The caller's bucket, looked up once per connection.
 fn bucket(
     connection: &Connection,
-    device: Option<&Issued>,
+    device: Option<Device<'_>>,
     limit: LimitId,
     instant: Instant,
 ) -> Arc<Bucket> {
@@ -71,7 +71,7 @@ fn bucket(
         return Arc::clone(bucket);
     }
     let caller = match device {
-        Some(device) => Caller::Device(device.device.clone()),
+        Some(device) => Caller::Device(device.name()),
         None => Caller::Address(network(connection.peer.address.ip())),
     };
     let rates = &connection.worker.shared.rates;

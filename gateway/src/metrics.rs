@@ -142,7 +142,7 @@ impl Metrics {
             cuts: counter(
                 registry,
                 "cuts",
-                "Connections ended by a change in the registry",
+                "Connections ended by a change in the registry, or by a list or the end of another CA",
             ),
             panics: counter(
                 registry,

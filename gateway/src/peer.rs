@@ -1,15 +1,20 @@
 //! Who is at the other end: read once per connection, from the certificate that the handshake proved.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use identity::certificate::Validity;
 use identity::spiffe::Identity;
 use identity::status::{FingerprintKey, KeyedFingerprint};
-use identity::{DeviceId, Fingerprint, Index, ReadError, Serial, SerialKey};
+use identity::{
+    CertificateSerial, DeviceId, DeviceName, Fingerprint, Index, ReadError, Serial, SerialKey,
+};
 
+use crate::foreign::Foreign;
 use crate::presented::{Evidence, Presented};
 
 use crate::connections::Holder;
+use crate::pure::foreign::Lineage;
 use crate::rate_limits::network;
 use crate::tls::HandshakeFault;
 
@@ -27,8 +32,10 @@ pub(crate) struct Peer {
 /// What a peer proved to hold the key of.
 #[derive(Debug)]
 pub(crate) enum Credential {
-    /// A certificate that bears an anchor's signature and names a device.
+    /// A certificate that bears our CA's signature and names a device.
     Issued(Issued),
+    /// A certificate that another CA vouches for, and which names a device by its rule.
+    Foreign(Foreign),
     /// A certificate that bears an anchor's signature and breaks a rule.
     Unreadable(ReadError),
     /// A certificate that no anchor vouches for, which only some server names let pass; and why.
@@ -52,8 +59,50 @@ pub(crate) struct Issued {
     pub(crate) presented: Box<Presented>,
 }
 
+/// A device, by whoever's word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Device<'a> {
+    /// By our registry's.
+    Issued(&'a Issued),
+    /// By another CA's.
+    Foreign(&'a Foreign),
+}
+
+impl<'a> Device<'a> {
+    /// What it is called.
+    pub(crate) fn name(self) -> DeviceName {
+        match self {
+            Self::Issued(issued) => issued.device.clone().into(),
+            Self::Foreign(foreign) => foreign.lineage.id().clone().into(),
+        }
+    }
+
+    /// What upstreams may be told of it.
+    pub(crate) fn presented(self) -> &'a Presented {
+        match self {
+            Self::Issued(issued) => &issued.presented,
+            Self::Foreign(foreign) => &foreign.presented,
+        }
+    }
+
+    /// When its certificate holds.
+    pub(crate) fn validity(self) -> Validity {
+        match self {
+            Self::Issued(issued) => issued.validity,
+            Self::Foreign(foreign) => foreign.validity,
+        }
+    }
+
+    fn serial(self) -> CertificateSerial {
+        match self {
+            Self::Issued(issued) => issued.serial.into(),
+            Self::Foreign(foreign) => foreign.lineage.serial().into(),
+        }
+    }
+}
+
 impl Credential {
-    /// Reads a certificate, whose chain and possession are proven.
+    /// Reads a certificate of ours, whose chain and possession are proven.
     pub(crate) fn read(
         evidence: Evidence,
         serial_key: &SerialKey,
@@ -74,9 +123,9 @@ impl Credential {
         };
         Self::Issued(Issued {
             presented: Box::new(Presented::new(
-                &device,
-                &leaf.spiffe_id,
-                &leaf.serial,
+                device.as_str(),
+                &leaf.spiffe_id.to_string(),
+                &leaf.serial.to_string(),
                 leaf.validity.not_after,
                 evidence,
             )),
@@ -96,6 +145,7 @@ impl Peer {
     pub(crate) fn holder(&self) -> Holder {
         match &self.credential {
             Credential::Issued(issued) => Holder::Certificate(issued.index),
+            Credential::Foreign(foreign) => Holder::Foreign(foreign.lineage.certificate()),
             Credential::Unreadable(_) => Holder::Nameless,
             Credential::Untrusted(_) | Credential::Anonymous => {
                 Holder::Address(network(self.address.ip()))
@@ -103,12 +153,42 @@ impl Peer {
         }
     }
 
-    /// The certificate, if it names a device.
+    /// The certificate, if it is ours and names a device.
     pub(crate) fn issued(&self) -> Option<&Issued> {
+        match self.device()? {
+            Device::Issued(issued) => Some(issued),
+            Device::Foreign(_) => None,
+        }
+    }
+
+    /// The device that the certificate names. Whether it may do anything is another question.
+    pub(crate) fn device(&self) -> Option<Device<'_>> {
         match &self.credential {
-            Credential::Issued(issued) => Some(issued),
+            Credential::Issued(issued) => Some(Device::Issued(issued)),
+            Credential::Foreign(foreign) => Some(Device::Foreign(foreign)),
             Credential::Unreadable(_) | Credential::Untrusted(_) | Credential::Anonymous => None,
         }
+    }
+
+    /// By what a device of another CA stands or falls.
+    pub(crate) fn lineage(&self) -> Option<Arc<Lineage>> {
+        match &self.credential {
+            Credential::Foreign(foreign) => Some(Arc::clone(&foreign.lineage)),
+            Credential::Issued(_)
+            | Credential::Unreadable(_)
+            | Credential::Untrusted(_)
+            | Credential::Anonymous => None,
+        }
+    }
+
+    /// What the device is called.
+    pub(crate) fn name(&self) -> Option<DeviceName> {
+        self.device().map(Device::name)
+    }
+
+    /// The serial of the device's certificate.
+    pub(crate) fn serial(&self) -> Option<CertificateSerial> {
+        self.device().map(Device::serial)
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::{OnceCell, RefCell};
 
 use http::HeaderValue;
 use identity::chain::Anchors;
-use identity::{DeviceId, Fingerprint, SpiffeId, Timestamp};
+use identity::{Fingerprint, Timestamp};
 use rustls_pki_types::CertificateDer;
 
 use crate::assertion::AssertionSigner;
@@ -57,19 +57,20 @@ struct Asserted {
 }
 
 impl Presented {
-    /// A device whose certificate was proven.
+    /// A device whose certificate was proven. `subject` is whom assertions are about.
     pub(crate) fn new(
-        device: &DeviceId,
-        subject: &SpiffeId,
-        serial: &impl ToString,
+        device: &str,
+        subject: &str,
+        serial: &str,
         not_after: Timestamp,
         evidence: Evidence,
     ) -> Self {
         Self {
-            device_id: HeaderValue::from_str(device.as_str())
-                .expect("a device id has only letters, digits, dots, underscores and hyphens"),
-            subject: subject.to_string().into(),
-            serial: serial.to_string().into(),
+            device_id: HeaderValue::from_str(device).expect(
+                "a device's name has only letters, digits, dots, underscores, hyphens and a colon",
+            ),
+            subject: subject.into(),
+            serial: serial.into(),
             not_after,
             issuers: OnceCell::new(),
             fields: OnceCell::new(),

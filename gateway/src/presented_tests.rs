@@ -1,4 +1,4 @@
-use identity::{DeviceId, SpiffeId, Timestamp};
+use identity::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
@@ -10,9 +10,9 @@ pub(crate) fn presented(device: &str, not_after: u64) -> Presented {
     let certificate = CertificateParams::default().self_signed(&key);
     let certificate = certificate.expect("a certificate").der().clone();
     Presented::new(
-        &DeviceId::parse(device).expect("legal"),
-        &SpiffeId::parse(&format!("spiffe://keybound.test/device/{device}")).expect("legal"),
-        &"01",
+        device,
+        &format!("spiffe://keybound.test/device/{device}"),
+        "01",
         Timestamp(not_after),
         Evidence {
             anchors: Anchors::new(std::slice::from_ref(&certificate)).expect("an anchor"),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use identity::DeviceId;
+use identity::DeviceName;
 
 use crate::pure::rate::{self, Rate};
 use crate::pure::route::LimitId;
@@ -32,7 +32,7 @@ struct Shard {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
     /// A device, whichever of its certificates it uses.
-    Device(DeviceId),
+    Device(DeviceName),
     /// Somebody without identity at this address, or in this /64.
     Address(IpAddr),
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn device(id: &str) -> Caller {
-        Caller::Device(DeviceId::parse(id).expect("legal"))
+        Caller::Device(id.parse().expect("legal"))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use identity::{DeviceId, Fingerprint, Serial, Timestamp};
+use identity::{CertificateSerial, DeviceName, Fingerprint, Timestamp};
 use serde::Serialize;
 
 use crate::code::Code;
@@ -19,9 +19,9 @@ pub struct Record {
     /// The other end.
     pub address: SocketAddr,
     /// The device that the certificate names.
-    pub device: Option<DeviceId>,
+    pub device: Option<DeviceName>,
     /// The certificate's serial.
-    pub serial: Option<Serial>,
+    pub serial: Option<CertificateSerial>,
     /// The device for which [`Self::device`], a gateway in front, asked: the names of gateways and the id.
     pub on_behalf_of: Option<String>,
     /// Why the request would have been refused, on a route that only reports it.

@@ -383,6 +383,30 @@ fn denied(denial: Denial) -> Fields {
             "Group not allowed",
             "The device is in none of the groups that this route admits. Ask an operator to add it to one.",
         ),
+        Denial::AnchorRemoved => (
+            S::FORBIDDEN,
+            Code::AnchorRemoved,
+            "Anchor removed",
+            "The certificate's CA is not believed any more, or names the device otherwise. Connect anew with a certificate that is.",
+        ),
+        Denial::AnchorExpired => (
+            S::SERVICE_UNAVAILABLE,
+            Code::AnchorExpired,
+            "Anchor expired",
+            "The certificate of the CA that issued this one is not valid now. Ask an operator for a new one.",
+        ),
+        Denial::CrlMissing => (
+            S::FORBIDDEN,
+            Code::CrlMissing,
+            "Revocation list missing",
+            "There is no list of revoked certificates by the CA that issued this one. Ask an operator to add CA and list.",
+        ),
+        Denial::CrlStale => (
+            S::SERVICE_UNAVAILABLE,
+            Code::CrlStale,
+            "Revocation list stale",
+            "The list of revoked certificates by the CA that issued this one is out of date. Ask an operator for a new one.",
+        ),
     };
     (status, code, title, detail.to_owned())
 }

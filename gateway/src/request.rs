@@ -24,7 +24,7 @@ use crate::guarded_io::stands_for_refused;
 use crate::handle::{Flight, Handle};
 use crate::hops::{FarDevice, Hops};
 use crate::limits;
-use crate::peer::{Credential, Issued, Peer};
+use crate::peer::{Credential, Device, Peer};
 use crate::pure::authorize::{Asked, Denial, Permit, Standing, authorize};
 use crate::pure::framing::{MAX_FIELDS, Violation};
 use crate::pure::grpc;
@@ -101,7 +101,9 @@ pub(crate) fn is_beyond_refusal(connection: &Connection) -> bool {
 fn max_requests(connection: &Connection) -> usize {
     let limits = connection.worker.shared.limits.load();
     match connection.peer.credential {
-        Credential::Issued(_) | Credential::Unreadable(_) => limits.max_requests_per_device,
+        Credential::Issued(_) | Credential::Foreign(_) | Credential::Unreadable(_) => {
+            limits.max_requests_per_device
+        }
         Credential::Untrusted(_) | Credential::Anonymous => limits.max_requests_per_address,
     }
 }
@@ -390,9 +392,11 @@ pub(crate) fn standing(connection: &Connection, instant: Instant) -> Standing {
             table.status(issued.index, issued.fingerprint),
             table.class(issued.index),
         ),
-        Credential::Unreadable(_) | Credential::Untrusted(_) | Credential::Anonymous => {
-            (Status::Unknown, Class::default())
-        }
+        // Of others the registry knows nothing.
+        Credential::Foreign(_)
+        | Credential::Unreadable(_)
+        | Credential::Untrusted(_)
+        | Credential::Anonymous => (Status::Unknown, Class::default()),
     };
     Standing {
         status,
@@ -410,7 +414,7 @@ fn assertion(
     now: identity::Timestamp,
 ) -> Option<HeaderValue> {
     let (route, signer) = (permit.route(), &connection.worker.shared.assertions);
-    let presented = &permit.device()?.presented;
+    let presented = permit.device()?.presented();
     let is_asked_for = route.identity.contains(&IdentityHeader::Assertion);
     is_asked_for.then(|| match far {
         Some(far) => far.assertion(signer, route, now),
@@ -418,8 +422,11 @@ fn assertion(
     })
 }
 
-/// Reports a device as seen, once per connection.
-pub(crate) fn sight(connection: &Connection, issued: &Issued, now: identity::Timestamp) {
+/// Reports a device of the registry as seen, once per connection.
+pub(crate) fn sight(connection: &Connection, device: Device<'_>, now: identity::Timestamp) {
+    let Device::Issued(issued) = device else {
+        return;
+    };
     if !connection.sighted.replace(true) {
         connection.worker.shared.sight(Sighting {
             index: issued.index,
@@ -460,8 +467,8 @@ pub(crate) fn record_fault(connection: &Connection, fault: Code) {
         at: now(),
         request_id: None,
         address: peer.address,
-        device: peer.issued().map(|issued| issued.device.clone()),
-        serial: peer.issued().map(|issued| issued.serial),
+        device: peer.name(),
+        serial: peer.serial(),
         on_behalf_of: None,
         reported: None,
         unregistered: None,

@@ -1,5 +1,6 @@
 //! What the workers share: read on the hot path without locks.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,7 @@ use crate::exchange::{Exchange, Telemetry};
 use crate::metrics::Metrics;
 use crate::pure::authorize::{Snapshot, View};
 use crate::pure::classes::Classes;
+use crate::pure::foreign::ForeignAnchors;
 use crate::rate_limits::RateLimits;
 use crate::record::Record;
 use crate::status_table::StatusTable;
@@ -37,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) limits: ArcSwap<Limits>,
     /// Load balancers that speak the PROXY protocol.
     pub(crate) proxies: Vec<IpNet>,
+    /// The second until which it was seen to what ends with time.
+    pub(crate) seen_to: AtomicU64,
     pub(crate) telemetry: ArcSwap<Telemetry>,
     pub(crate) records: mpsc::Sender<Arc<Record>>,
     pub(crate) exchanges: mpsc::Sender<Exchange>,
@@ -52,10 +56,10 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    pub(crate) fn new(snapshot: Snapshot) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, foreign: Arc<ForeignAnchors>) -> Self {
         let classes = Classes::default();
         Self {
-            view: ArcSwap::from_pointee(View::new(Arc::new(snapshot), &classes)),
+            view: ArcSwap::from_pointee(View::new(Arc::new(snapshot), &classes, foreign)),
             classes: Mutex::new(classes),
         }
     }
@@ -70,7 +74,15 @@ impl Policy {
     /// Puts other routes and names in force.
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = View::new(Arc::new(snapshot), &classes);
+        let foreign = Arc::clone(self.view.load().foreign());
+        let view = View::new(Arc::new(snapshot), &classes, foreign);
+        self.view.store(Arc::new(view));
+    }
+
+    /// Puts other CAs' anchors and lists in force.
+    pub(crate) fn publish_foreign(&self, foreign: Arc<ForeignAnchors>) {
+        let _others_wait = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view.load().believing(foreign);
         self.view.store(Arc::new(view));
     }
 

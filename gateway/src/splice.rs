@@ -17,7 +17,7 @@ use crate::exchange::Ending;
 use crate::guarded_io::GuardedIo;
 use crate::handle::{Flight, Handle};
 use crate::lifetime::{Lifetime, Turn};
-use crate::pure::authorize::{StreamPermit, authorize_stream};
+use crate::pure::authorize::{StreamPermit, View, authorize_stream};
 use crate::pure::proxy_protocol::Announcement;
 use crate::pure::tcp_route::{StreamAddress, TcpRoute};
 use crate::record::{Outcome, Record};
@@ -75,6 +75,7 @@ pub(crate) async fn serve(
     io: GuardedIo,
     lifetime: Lifetime,
     route: &TcpRoute,
+    view: &View,
     agreed: Agreed,
 ) {
     let begun = Instant::now();
@@ -83,8 +84,8 @@ pub(crate) async fn serve(
     // Counted before anything is decided, so that whoever cuts the connection resets it.
     let _flight = Flight::enter(&connection.handle);
     let now = now();
-    let outcome = match authorize_stream(&connection.peer, route, standing(connection, begun), now)
-    {
+    let standing = standing(connection, begun);
+    let outcome = match authorize_stream(&connection.peer, route, view, standing, now) {
         Ok(permit) => {
             sight(connection, permit.device(), now);
             open(connection, &permit, &agreed, unique_id.as_bytes()).await
@@ -104,8 +105,8 @@ pub(crate) async fn serve(
         at: now,
         request_id: unique_id.to_str().ok().map(str::to_owned),
         address: peer.address,
-        device: peer.issued().map(|issued| issued.device.clone()),
-        serial: peer.issued().map(|issued| issued.serial),
+        device: peer.name(),
+        serial: peer.serial(),
         on_behalf_of: None,
         reported: None,
         unregistered: unregistered(connection, told),
@@ -179,6 +180,7 @@ fn announcement(
     unique_id: &[u8],
 ) -> Result<Vec<u8>, Refusal> {
     let peer = &connection.peer;
+    let name = permit.device().name().to_string();
     let announcement = Announcement {
         source: peer.address,
         destination: connection.local_address,
@@ -187,8 +189,8 @@ fn announcement(
         unique_id,
         tls_version: agreed.tls_version,
         cipher: &agreed.cipher,
-        device: &permit.device().device,
-        certificate: permit.device().presented.certificate(),
+        device: &name,
+        certificate: permit.device().presented().certificate(),
     };
     // Certificates are bounded, so it always fits; if it did not, nobody would be let through unannounced.
     announcement.to_bytes().ok_or(Refusal::Panic)

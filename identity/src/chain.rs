@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 use crate::certificate::{Parsed, ReadError, Validity};
+use crate::element;
 use crate::foreign::ForeignSerial;
 use crate::timestamp::Timestamp;
 
@@ -47,6 +48,25 @@ impl Anchors {
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
     pub fn len(&self) -> usize {
         self.0.anchors.len()
+    }
+
+    /// The CA certificate at a position, as in [`Path::anchor`].
+    pub fn certificate(&self, position: usize) -> Option<&CertificateDer<'static>> {
+        self.0.certificates.get(position)
+    }
+
+    /// Whether an anchor bears the name that `leaf` names as its issuer: without one that does, nobody here issued it
+    /// directly.
+    pub fn has_issuer_name_of(&self, leaf: &CertificateDer<'_>) -> bool {
+        let Ok(parsed) = Parsed::from_der(leaf) else {
+            return false;
+        };
+        let issuer = parsed.x509().issuer().as_raw();
+        // An anchor's subject lacks the tag and length of the SEQUENCE.
+        element::only(issuer, element::SEQUENCE).is_ok_and(|name| {
+            let mut anchors = self.0.anchors.iter();
+            anchors.any(|anchor| anchor.subject.as_ref() == name.content)
+        })
     }
 
     /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity, and
@@ -312,6 +332,9 @@ mod tests {
         };
         let sent = std::slice::from_ref(&subordinate.der);
         assert_eq!(verify(&leaf(&subordinate, 2020, 2030), sent), Ok(through));
+        assert_eq!(anchors.certificate(1), Some(&other.der));
+        assert!(anchors.has_issuer_name_of(&leaf(&other, 2020, 2030)));
+        assert!(!anchors.has_issuer_name_of(&leaf(&subordinate, 2020, 2030)));
     }
 
     #[test]

@@ -38,11 +38,11 @@ pub enum IdRule {
 }
 
 /// From the SHA-256 of certificates to ids. Cloning is cheap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Table(Arc<HashMap<Fingerprint, DeviceId>>);
 
 /// Whose a certificate is: the anchor's name keeps the ids of several CAs apart, and from the registry's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ForeignId {
     /// The anchor.
     pub anchor: Name,
@@ -125,6 +125,16 @@ impl fmt::Display for ForeignSerial {
     }
 }
 
+impl std::str::FromStr for ForeignSerial {
+    type Err = crate::fingerprint::HexError;
+
+    /// Takes what people copy from other tools too: lower case, and colons between bytes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        crate::fingerprint::parse_hex(&format!("{digits:0>40}")).map(Self)
+    }
+}
+
 impl fmt::Debug for ForeignSerial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -198,6 +208,12 @@ impl Table {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table({} certificates)", self.len())
     }
 }
 

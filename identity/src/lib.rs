@@ -7,6 +7,7 @@ pub mod ca_certificate;
 pub mod certificate;
 pub mod chain;
 pub mod description;
+pub mod device_name;
 mod element;
 pub mod enrollment_code;
 pub mod feed;
@@ -25,6 +26,7 @@ pub mod timestamp;
 
 pub use ca_certificate::{CaCertificate, CaFault};
 pub use certificate::{Leaf, ReadError};
+pub use device_name::{CertificateSerial, DeviceName};
 pub use enrollment_code::{EnrollmentCode, Token};
 pub use fingerprint::Fingerprint;
 pub use foreign::{ForeignId, ForeignLeaf, ForeignSerial, IdRule};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use gateway::Exchange;
+use identity::DeviceName;
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use time::OffsetDateTime;
@@ -27,7 +28,7 @@ struct Fields<'e> {
     time: String,
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<&'e str>,
+    device: Option<&'e DeviceName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_behalf_of: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +72,7 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     let fields = Fields {
         time: rfc3339(exchange.began),
         address: crate::decisions::printed(record.address),
-        device: record.device.as_ref().map(|device| device.as_str()),
+        device: record.device.as_ref(),
         on_behalf_of: record.on_behalf_of.as_deref(),
         serial: record.serial.map(|serial| serial.to_string()),
         request_id: record.request_id.as_deref(),
@@ -130,10 +131,13 @@ fn combined(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     let record = &exchange.record;
     let address: IpAddr = record.address.ip().to_canonical();
     write!(line, "{address} - ")?;
-    let device = record.device.as_ref().map(|device| device.as_str());
     // A device behind a gateway in front is who asked.
-    let device = record.on_behalf_of.as_deref().or(device);
-    escaped(line, device.unwrap_or("-"));
+    match (&record.on_behalf_of, &record.device) {
+        (Some(far), _) => escaped(line, far),
+        // Nothing in a name needs to be escaped.
+        (None, Some(device)) => write!(line, "{device}")?,
+        (None, None) => line.push(b'-'),
+    }
     write!(line, " [{}] \"", apache_time(exchange.began))?;
     match (&record.method, &record.path, exchange.http_version) {
         (Some(method), Some(path), Some(version)) => {
@@ -202,7 +206,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use gateway::{Ending, Outcome, Record};
-    use identity::{DeviceId, Timestamp};
+    use identity::Timestamp;
 
     use super::*;
 
@@ -211,7 +215,7 @@ mod tests {
             at: Timestamp(0),
             request_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
             address: "[::ffff:10.0.0.1]:5".parse().expect("an address"),
-            device: DeviceId::parse("thermostat-7").ok(),
+            device: "thermostat-7".parse().ok(),
             serial: None,
             on_behalf_of: None,
             reported: None,

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use identity::{DeviceId, Fingerprint, Group, LabelChange, LabelValue, Serial, Tag, TrustDomain};
+use identity::{
+    DeviceId, DeviceName, Fingerprint, Group, LabelChange, LabelValue, Serial, Tag, TrustDomain,
+};
 use serde::{Deserialize, Serialize};
 
 /// Devices, tokens or requests in one message: enough to share a commit, few enough to answer soon.
@@ -329,8 +331,8 @@ pub(crate) struct Decision {
     /// The peer's address and port.
     pub(crate) address: String,
     pub(crate) request_id: Option<String>,
-    pub(crate) device: Option<DeviceId>,
-    pub(crate) serial: Option<Serial>,
+    pub(crate) device: Option<DeviceName>,
+    pub(crate) serial: Option<String>,
     pub(crate) sni: Option<String>,
     pub(crate) host: Option<String>,
     pub(crate) method: Option<String>,

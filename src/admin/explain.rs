@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ca::{Authority, Unavailable};
-use identity::{DeviceId, Serial, Tag};
+use identity::{CertificateSerial, DeviceName, ForeignSerial, Serial, Tag};
 
 use super::{api, views};
 use crate::clock;
@@ -15,10 +15,10 @@ pub(crate) async fn explain(
     decisions: &Decisions,
     query: &str,
 ) -> Result<Option<api::Explanation>, Unavailable> {
-    let id = DeviceId::parse(query).ok();
+    let name = query.parse::<DeviceName>().ok();
     let serial = query.parse::<Serial>().ok();
     let address = address(query);
-    let mut device = match &id {
+    let mut device = match name.as_ref().and_then(DeviceName::own) {
         Some(id) => views::known_device(authority, id).await?,
         None => None,
     };
@@ -31,7 +31,7 @@ pub(crate) async fn explain(
         &Subject {
             // Also one behind a gateway in front, whose id is none of ours.
             device: Some(query.to_ascii_lowercase()),
-            serial,
+            serials: serials(query),
             address,
             request_id: Some(query.to_ascii_lowercase()),
         },
@@ -51,7 +51,7 @@ pub(crate) async fn explain(
             .and_then(|certificate| certificate.device.clone())
             .or_else(|| {
                 let of_request = found.first().filter(|_| address.is_none());
-                of_request.and_then(|decision| decision.device.clone())
+                of_request.and_then(|decision| decision.device.as_ref()?.own().cloned())
             });
         if let Some(behind) = behind {
             device = views::known_device(authority, &behind).await?;
@@ -59,6 +59,14 @@ pub(crate) async fn explain(
                 summary.extend(about_device(device));
             }
         }
+    }
+    if let Some(DeviceName::Foreign(foreign)) = found.iter().find_map(|one| one.device.as_ref())
+        && address.is_none()
+    {
+        summary.push(format!(
+            "{foreign} is a device of the anchor {}: its CA says who it is and what is withdrawn, and the registry knows nothing of it.",
+            foreign.anchor
+        ));
     }
     if let Some(address) = address {
         summary.push(match found.len() {
@@ -132,6 +140,15 @@ fn about_certificate(certificate: &api::CertificateState) -> String {
         "The certificate with serial {} {of} and is {} since {}; its validity {until} at {}.",
         certificate.serial, certificate.status, certificate.changed_at, certificate.not_after
     )
+}
+
+/// What a serial may be read as: ours, or another CA's.
+fn serials(query: &str) -> Vec<CertificateSerial> {
+    let own = query.parse::<Serial>().map(CertificateSerial::Own);
+    let foreign = query
+        .parse::<ForeignSerial>()
+        .map(CertificateSerial::Foreign);
+    own.into_iter().chain(foreign).collect()
 }
 
 /// An address, with or without a port.

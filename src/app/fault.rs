@@ -22,6 +22,8 @@ pub(crate) enum StartFault {
     #[error("{0}")]
     Listen(String),
     #[error("{0}")]
+    Foreign(String),
+    #[error("{0}")]
     Inherited(#[from] InheritedFault),
     #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]
     AdminSocket { path: PathBuf, error: io::Error },

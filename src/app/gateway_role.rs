@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
-    Exchange, Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy, RouteTable, Snapshot,
-    TcpRouteTable, Telemetry, Upstream,
+    Exchange, ForeignAnchors, Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy,
+    RouteTable, Snapshot, TcpRouteTable, Telemetry, Upstream,
 };
+use identity::chain::Anchors;
 use identity::feed::Sighting;
 use identity::{Kind, Name};
 use prometheus_client::registry::Registry;
@@ -17,13 +18,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Common, StartFault, Trust, descriptors};
+use super::{Common, StartFault, Trust, descriptors, subject_of};
 use crate::access_log::{self, AccessLog};
 use crate::alarm::Alarm;
 use crate::config::{Config, GatewayConfig};
 use crate::decisions::Decisions;
-use crate::http_server;
 use crate::service_manager::Inherited;
+use crate::{foreign, http_server};
 
 /// A gateway that is bound, and what comes out of it.
 pub(super) struct BoundGateway {
@@ -68,8 +69,9 @@ pub(super) async fn bind_gateway(
     };
     let builtin_route = builtin_upstream.as_ref().map(|(_, route)| route);
     let snapshot = snapshot(config, gateway, builtin_route).map_err(StartFault::Listen)?;
+    let foreign = foreign::gateway_anchors(&gateway.anchors).map_err(StartFault::Foreign)?;
     let acceptor = Arc::new(Acceptor::new(AcceptorOptions {
-        policy: policy(gateway, &snapshot, &common.trust),
+        policy: policy(gateway, &snapshot, &foreign, &common.trust),
         kinds: &[Kind::Device],
         versions: Versions::Tls13,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -95,6 +97,7 @@ pub(super) async fn bind_gateway(
         serial_key: Arc::new(common.authority.serial_key()),
         assertions: Arc::clone(&common.assertions),
         snapshot,
+        foreign,
         max_staleness: gateway.max_staleness,
         limits: limits(
             gateway,
@@ -157,13 +160,22 @@ pub(super) fn telemetry(gateway: &GatewayConfig) -> Telemetry {
 }
 
 /// Whom the gateway believes, and what it shows.
-pub(super) fn policy(gateway: &GatewayConfig, snapshot: &Snapshot, trust: &Trust) -> Policy {
+pub(super) fn policy(
+    gateway: &GatewayConfig,
+    snapshot: &Snapshot,
+    foreign: &ForeignAnchors,
+    trust: &Trust,
+) -> Policy {
     let files = gateway.certificates.iter();
     let others = files.map(|files| (files.read.names.as_slice(), &files.read.certified));
     Policy {
         certificate: Arc::new(trust.certificate.beside(others)),
         anchors: trust.anchors.clone(),
-        hints: trust.hints.clone(),
+        // There are none where there is no certificate.
+        foreign: Anchors::new(foreign.certificates()).ok(),
+        hints: (trust.hints.iter().cloned())
+            .chain(foreign.certificates().iter().flat_map(subject_of))
+            .collect(),
         clients: Clients::Required,
         clients_by_name: snapshot.clients_by_name(),
         alpn_by_name: (gateway.tcp_routes.iter())

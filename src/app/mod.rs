@@ -1,6 +1,7 @@
 //! The composition root: builds every part from the configuration, joins them, and takes them down in order.
 
 mod certificate_watch;
+mod crl_watch;
 mod data_directory;
 mod descriptors;
 mod fault;
@@ -18,7 +19,7 @@ use gateway::tls::ServerCertificate;
 use gateway::{AssertionSigner, Gateway};
 use identity::ServerAddress;
 use identity::chain::Anchors;
-use identity::{Identity, SpiffeId};
+use identity::{CaCertificate, Identity, SpiffeId};
 use prometheus_client::registry::Registry;
 use rustls::DistinguishedName;
 use rustls::pki_types::CertificateDer;
@@ -45,7 +46,7 @@ use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
 use crate::service_manager::{self, Inherited};
 use crate::throttle::Throttle;
-use crate::{alarm, assertion_key, http_server, upstream};
+use crate::{alarm, assertion_key, foreign, http_server, upstream};
 
 pub(crate) use self::data_directory::Addresses;
 pub(crate) use self::fault::{Ended, StartFault};
@@ -106,14 +107,18 @@ impl Server {
     pub(crate) async fn start(start: Start) -> Result<Self, StartFault> {
         let Start {
             source,
-            loaded,
+            mut loaded,
             passphrase,
             mut inherited,
             hangups,
         } = start;
+        data_directory::prepare(&loaded.config.data)?;
+        let authority = Arc::new(open(&loaded.config, passphrase).await?);
+        let own_cas = own_cas(&authority);
+        foreign::complete(&mut loaded.config, &[], &own_cas)
+            .await
+            .map_err(StartFault::Foreign)?;
         let config = &loaded.config;
-        data_directory::prepare(&config.data)?;
-        let authority = Arc::new(open(config, passphrase).await?);
         // The lock is ours: an older file was left by a process that was killed.
         Addresses::withdraw(&config.data)?;
         let mut registry = Registry::default();
@@ -203,6 +208,7 @@ impl Server {
             trust: common.trust.clone(),
             renewal: Arc::clone(&renewal),
             access_log: Arc::clone(&common.access_log),
+            own_cas,
         };
         let reloader = Arc::new(Reloader::new(
             source,
@@ -323,9 +329,13 @@ impl Server {
                 reloader.on_hangup(hangups, ends).await;
             });
         }
-        let (reloader, ends) = (Arc::clone(reloader), self.rest_ends.clone());
+        let (watching, ends) = (Arc::clone(reloader), self.rest_ends.clone());
         self.spawn("certificate files", async move {
-            certificate_watch::watch(&reloader, ends).await;
+            certificate_watch::watch(&watching, ends).await;
+        });
+        let (reloader, ends) = (Arc::clone(reloader), self.rest_ends.clone());
+        self.spawn("lists of revoked certificates", async move {
+            crl_watch::watch(&reloader, ends).await;
         });
     }
 
@@ -454,6 +464,18 @@ async fn open(
     // It reads every certificate's row, and of a short journal every entry.
     let opened = tokio::task::spawn_blocking(move || Authority::open(options)).await;
     Ok(opened.map_err(|_| StartFault::Panicked)??)
+}
+
+/// The CAs of this server, none of which may be taken for somebody else's.
+fn own_cas(authority: &Authority) -> Vec<CaCertificate> {
+    let all = [
+        authority.root(),
+        authority.device_ca(),
+        authority.infrastructure_ca(),
+    ];
+    let read = all.into_iter().map(|ca| CaCertificate::read(ca.der()));
+    read.map(|ca| ca.expect("the CA's own certificates were read when it was opened"))
+        .collect()
 }
 
 /// Who asserts: this gateway, by its SPIFFE ID.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ca::Authority;
 use gateway::tls::{Acceptor, Prepared};
-use gateway::{Gateway, Limits, Route, Snapshot, Telemetry};
-use identity::TrustDomain;
+use gateway::{ForeignAnchors, Gateway, Limits, Route, Snapshot, Telemetry};
+use identity::{CaCertificate, TrustDomain};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
 use crate::config::{Config, changes};
 use crate::configuration::{Fault, Loaded, Source};
+use crate::foreign;
 use crate::in_force::InForce;
 use crate::server_certificate::{Renamed, Renewal};
 use crate::service_manager;
@@ -24,6 +25,8 @@ use crate::service_manager;
 pub(crate) struct Reloader {
     source: Arc<Source>,
     config: Mutex<Config>,
+    /// Held by whoever reloads.
+    reloading: Mutex<()>,
     trust_domain: TrustDomain,
     parts: Parts,
     in_force: Arc<InForce>,
@@ -39,6 +42,8 @@ pub(super) struct Parts {
     pub(super) trust: Trust,
     pub(super) renewal: Arc<Renewal>,
     pub(super) access_log: Arc<AccessLog>,
+    /// No anchor of somebody else may be one of these.
+    pub(super) own_cas: Vec<CaCertificate>,
 }
 
 /// Everything that a configuration comes to, built and not yet in force. What else is to be reloaded is built in
@@ -54,6 +59,7 @@ struct BuiltGateway<'p> {
     acceptor: &'p Acceptor,
     policy: Prepared,
     snapshot: Snapshot,
+    foreign: Arc<ForeignAnchors>,
     max_staleness: Duration,
     limits: Limits,
     telemetry: Telemetry,
@@ -87,6 +93,7 @@ impl Reloader {
         Self {
             source: Arc::new(source),
             config: Mutex::new(loaded.config),
+            reloading: Mutex::default(),
             trust_domain: authority.trust_domain().clone(),
             parts,
             in_force,
@@ -107,10 +114,9 @@ impl Reloader {
     /// Puts the configuration in force as it is written now, and says what that changed; or says every mistake and
     /// changes nothing. To be run to its end.
     pub(crate) async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
-        let mut config = self.config.lock().await;
+        let _one_at_a_time = self.reloading.lock().await;
         service_manager::reloading();
-        let outcome = self.replace(&mut config).await;
-        drop(config);
+        let outcome = self.replace().await;
         match &outcome {
             Ok(changes) => {
                 tracing::info!(
@@ -130,25 +136,33 @@ impl Reloader {
         outcome
     }
 
-    async fn replace(
-        &self,
-        config: &mut MutexGuard<'_, Config>,
-    ) -> Result<Vec<String>, NotReloaded> {
+    async fn replace(&self) -> Result<Vec<String>, NotReloaded> {
         let refused = |mistakes| NotReloaded {
             name: self.source.name(),
             mistakes,
         };
-        let loaded = self.load().await.map_err(refused)?;
-        let changes = changes::compare(config, &loaded.config, &loaded.places, &self.trust_domain);
+        let one = |mistake: String| refused(vec![mistake]);
+        let mut loaded = self.load().await.map_err(refused)?;
+        // Whoever is asked for a list may take their time, and nobody else waits for them meanwhile.
+        let known = foreign::anchors_of(&*self.config.lock().await).to_vec();
+        foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
+            .await
+            .map_err(one)?;
+        let mut config = self.config.lock().await;
+        foreign::follow(&mut loaded.config, foreign::anchors_of(&config)).map_err(one)?;
+        let changes = changes::compare(&config, &loaded.config, &loaded.places, &self.trust_domain);
         if !changes.beyond_reload.is_empty() {
             let beyond = changes.beyond_reload.iter();
             return Err(refused(beyond.map(ToString::to_string).collect()));
         }
-        let built = self.parts.build(config, &loaded.config).await;
-        let built = built.map_err(|mistake| refused(vec![mistake]))?;
+        let built = self
+            .parts
+            .build(&config, &loaded.config)
+            .await
+            .map_err(one)?;
         built.publish();
         self.in_force.loaded(&loaded.config, &loaded.hash);
-        **config = loaded.config;
+        *config = loaded.config;
         Ok(changes.sentences)
     }
 
@@ -202,6 +216,27 @@ impl Reloader {
         Ok(())
     }
 
+    /// Puts other lists of revoked certificates in force beside everything else that is. Returns how many connections
+    /// that ended.
+    pub(super) fn publish_foreign(&self, config: &Config) -> Result<usize, String> {
+        let anchors = foreign::gateway_anchors(foreign::anchors_of(config))?;
+        let gateway = self.parts.gateway.as_ref();
+        Ok(gateway.map_or(0, |(gateway, _)| gateway.publish_foreign(anchors)))
+    }
+
+    /// Ends connections for what has ended with time.
+    pub(super) fn end_those_who_fell(&self) {
+        if let Some((gateway, _)) = &self.parts.gateway {
+            let ended = gateway.end_those_who_fell();
+            if ended > 0 {
+                tracing::warn!(
+                    connections_ended = ended,
+                    "a list of revoked certificates or a CA has ended"
+                );
+            }
+        }
+    }
+
     pub(super) fn in_force(&self) -> &InForce {
         &self.in_force
     }
@@ -237,14 +272,21 @@ impl Parts {
             return Ok(None);
         };
         let snapshot = gateway_role::snapshot(config, written, self.builtin.as_ref())?;
+        let foreign = foreign::gateway_anchors(&written.anchors)?;
         let policy = acceptor
-            .prepare(gateway_role::policy(written, &snapshot, &self.trust))
+            .prepare(gateway_role::policy(
+                written,
+                &snapshot,
+                &foreign,
+                &self.trust,
+            ))
             .map_err(|error| format!("TLS cannot be set up: {error}"))?;
         Ok(Some(BuiltGateway {
             gateway,
             acceptor,
             policy,
             snapshot,
+            foreign,
             limits: gateway_role::limits(written, gateway.limits()),
             max_staleness: written.max_staleness,
             telemetry: gateway_role::telemetry(written),
@@ -263,6 +305,8 @@ impl Built<'_> {
             built.access_log.publish(built.opened);
         }
         if let Some(built) = self.gateway {
+            // Whoever is let in by an anchor is judged by it: so first what judges.
+            built.gateway.publish_foreign(built.foreign);
             built.acceptor.publish(built.policy);
             built.gateway.adjust(built.limits, built.max_staleness);
             built.gateway.observe(built.telemetry);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Failure, output};
 use crate::config::Purpose;
 use crate::configuration::{Fault, Flags, Source};
-use crate::{clock, lint};
+use crate::{clock, foreign, lint};
 
 #[derive(Serialize)]
 struct Report {
@@ -37,6 +37,11 @@ pub(super) fn run(path: PathBuf, json: bool) -> Result<(), Failure> {
         let gateway = loaded.config.gateway.as_ref();
         for files in gateway.map_or(&[][..], |gateway| &gateway.certificates) {
             if let Some(warning) = lint::expiry(&files.read, clock::now()) {
+                output::note(warning);
+            }
+        }
+        for anchor in foreign::anchors_of(&loaded.config) {
+            for warning in lint::anchor(anchor, clock::now()) {
                 output::note(warning);
             }
         }

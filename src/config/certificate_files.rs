@@ -33,7 +33,7 @@ pub(crate) struct Stamp([Option<FileStamp>; 2]);
 
 /// Of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileStamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -79,15 +79,20 @@ impl CertificateFiles {
 impl Stamp {
     /// How the files look now.
     pub(crate) fn of(certificate: &Path, key: &Path) -> Self {
-        Self([certificate, key].map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some(FileStamp {
-                device: metadata.dev(),
-                inode: metadata.ino(),
-                size: metadata.size(),
-                changed: (metadata.ctime(), metadata.ctime_nsec()),
-            })
-        }))
+        Self([certificate, key].map(FileStamp::of))
+    }
+}
+
+impl FileStamp {
+    /// How the file looks now; `None` where there is none.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }
 

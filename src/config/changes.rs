@@ -6,7 +6,7 @@ use gateway::Route;
 use identity::TrustDomain;
 
 use super::file::ConfigFile;
-use super::{Config, GatewayConfig, Mistake, Place};
+use super::{AnchorConfig, Config, GatewayConfig, Mistake, Place};
 
 /// The differences.
 #[derive(Debug, Default)]
@@ -184,6 +184,13 @@ impl Changes {
             |a, b| a.certificate == b.certificate,
             |a, b| a.read.fingerprint == b.read.fingerprint && a.key == b.key,
             |files| Box::new(format!("certificate {}", files.certificate.display())),
+        );
+        self.parts(
+            &old.anchors,
+            &new.anchors,
+            |a, b| a.name == b.name,
+            AnchorConfig::is_as,
+            |anchor| Box::new(format!("anchor {}", anchor.name)),
         );
         // Whatever else there is: nothing changes without being told.
         if self.sentences.len() == before && format!("{old:?}") != format!("{new:?}") {

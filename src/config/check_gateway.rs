@@ -76,6 +76,7 @@ impl Notes {
             proxies: self.networks(table.proxy_protocol_from),
             access_log: table.access_log.and_then(|table| self.access_log(table)),
             certificates,
+            anchors: self.anchors(table.anchors, &gateways),
             limits,
             rate,
             routes,

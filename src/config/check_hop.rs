@@ -15,6 +15,13 @@ use crate::files;
 #[derive(Default)]
 pub(super) struct TrustedGateways(Vec<(String, Option<Arc<TrustedGateway>>)>);
 
+impl TrustedGateways {
+    /// Whether one has this name, in whichever letter case.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(one, _)| one.eq_ignore_ascii_case(name))
+    }
+}
+
 impl Notes {
     pub(super) fn trusted_gateways(&mut self, tables: Vec<TrustedGatewayTable>) -> TrustedGateways {
         let mut gateways = TrustedGateways::default();

@@ -2,6 +2,7 @@
 
 use toml::de::DeTable;
 
+use super::file_anchor::AnchorTable;
 use super::file_policy::{LimitKeys, PolicyKeys, TrustedGatewayTable};
 use super::file_telemetry::AccessLogTable;
 pub(crate) use super::file_upstream::UpstreamTable;
@@ -32,6 +33,7 @@ pub(crate) struct GatewayTable {
     pub(crate) upstreams: Vec<UpstreamTable>,
     pub(crate) certificates: Vec<CertificateTable>,
     pub(crate) trusted_gateways: Vec<TrustedGatewayTable>,
+    pub(crate) anchors: Vec<AnchorTable>,
     pub(crate) limits: LimitKeys,
     pub(crate) routes: Vec<RouteTable>,
     pub(crate) tcp_routes: Vec<TcpTable>,
@@ -93,6 +95,7 @@ impl GatewayTable {
             upstreams: Vec::new(),
             certificates: Vec::new(),
             trusted_gateways: Vec::new(),
+            anchors: Vec::new(),
             limits: LimitKeys::default(),
             routes: Vec::new(),
             tcp_routes: Vec::new(),
@@ -162,6 +165,11 @@ fn gateway(mut section: Section<'_>, notes: &mut Notes<'_>) -> GatewayTable {
             .sections("trusted_gateway", "[[gateway.trusted_gateway]]", notes)
             .into_iter()
             .map(|section| TrustedGatewayTable::read(section, notes))
+            .collect(),
+        anchors: section
+            .sections("anchor", "[[gateway.anchor]]", notes)
+            .into_iter()
+            .map(|section| AnchorTable::read(section, notes))
             .collect(),
         limits: LimitKeys::read(&mut section, notes),
         routes: section

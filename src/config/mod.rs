@@ -2,9 +2,11 @@
 //!
 //! Flags of `up` are written into the same [`file::ConfigFile`], so that one check judges both.
 
+mod anchor;
 mod certificate_files;
 pub(crate) mod changes;
 mod check;
+mod check_anchor;
 mod check_certificate;
 mod check_gateway;
 mod check_hop;
@@ -12,7 +14,10 @@ mod check_policy;
 mod check_tcp;
 mod check_telemetry;
 mod check_upstream;
+mod crl;
+mod crl_url;
 pub(crate) mod file;
+mod file_anchor;
 pub(crate) mod file_policy;
 mod file_telemetry;
 mod file_upstream;
@@ -32,8 +37,11 @@ use gateway::{RateLimit, Route, TcpRoute};
 use identity::TrustDomain;
 use ipnet::IpNet;
 
-pub(crate) use certificate_files::{CertificateFiles, Stamp};
+pub(crate) use anchor::{AnchorConfig, Crl};
+pub(crate) use certificate_files::{CertificateFiles, FileStamp, Stamp};
 pub(crate) use check::{Purpose, check};
+pub(crate) use crl::{CrlPlace, CrlSource, read_lists};
+pub(crate) use crl_url::CrlUrl;
 pub(crate) use telemetry::{AccessLogSettings, Destination, Format};
 
 /// A configuration without mistakes.
@@ -67,6 +75,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) max_staleness: Duration,
     /// Certificates of the server that others made, by what they are read from.
     pub(crate) certificates: Vec<CertificateFiles>,
+    /// Other CAs whose devices may connect.
+    pub(crate) anchors: Vec<AnchorConfig>,
     /// Bounds on what one device or address may hold.
     pub(crate) limits: GatewayLimits,
     /// How often a device may send a request on routes that say nothing else.

@@ -19,6 +19,7 @@ mod a_reload_with_a_mistake_changes_nothing;
 mod a_renewal_loses_no_request;
 mod a_saved_session_cannot_be_resumed;
 mod an_mqtt_broker_learns_which_device_is_there;
+mod another_ca_stands_beside_ours;
 mod certificates_from_files_are_chosen_by_name_and_replaced;
 mod clients_of_every_kind_do_as_the_page_says;
 mod envoy_carries_websockets_over_http2;

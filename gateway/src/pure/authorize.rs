@@ -7,13 +7,14 @@ use identity::feed::ClassDefinition;
 use identity::{Class, ReadError, Status, Timestamp};
 
 use super::classes::{ClassSet, Classes, is_any_of};
+use super::foreign::ForeignAnchors;
 use super::hop::TrustedGateway;
 use super::host::Host;
 use super::path::PathFault;
 use super::route::{LimitId, Placed, Route, RouteTable};
 use super::route_policy::ClientMode;
 use super::tcp_route::{TcpRoute, TcpRouteTable};
-use crate::peer::{Credential, Issued, Peer};
+use crate::peer::{Credential, Device, Peer};
 use crate::tls::{Clients, HandshakeFault};
 
 /// What is decided by, beside the peer and its status. Swapped whole; one is taken per request.
@@ -69,10 +70,16 @@ pub(crate) struct View {
     snapshot: Arc<Snapshot>,
     /// By the route's number; `None` where groups do not matter.
     admitted: Box<[Option<ClassSet>]>,
+    /// Other CAs, and what they have withdrawn.
+    foreign: Arc<ForeignAnchors>,
 }
 
 impl View {
-    pub(crate) fn new(snapshot: Arc<Snapshot>, classes: &Classes) -> Self {
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        classes: &Classes,
+        foreign: Arc<ForeignAnchors>,
+    ) -> Self {
         let mut admitted = vec![None; snapshot.routes.len()];
         for placed in snapshot.routes.all() {
             let groups = placed.route.policy.groups.as_deref();
@@ -81,11 +88,25 @@ impl View {
         Self {
             snapshot,
             admitted: admitted.into(),
+            foreign,
         }
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    pub(crate) fn foreign(&self) -> &Arc<ForeignAnchors> {
+        &self.foreign
+    }
+
+    /// The same with other anchors of other CAs.
+    pub(crate) fn believing(&self, foreign: Arc<ForeignAnchors>) -> Self {
+        Self {
+            snapshot: Arc::clone(&self.snapshot),
+            admitted: self.admitted.clone(),
+            foreign,
+        }
     }
 
     /// The same with classes that were not known; what is known already is not looked at again.
@@ -102,6 +123,7 @@ impl View {
         Self {
             snapshot: Arc::clone(&self.snapshot),
             admitted,
+            foreign: Arc::clone(&self.foreign),
         }
     }
 
@@ -140,14 +162,14 @@ pub(crate) struct Standing {
 /// The proof that a request may be forwarded. Only [`authorize`] makes one.
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
-    device: Option<&'a Issued>,
+    device: Option<Device<'a>>,
     placed: &'a Placed,
     reported: Option<Denial>,
 }
 
 impl<'a> Permit<'a> {
     /// Whose request it is; `None` if it passes without identity.
-    pub(crate) fn device(&self) -> Option<&'a Issued> {
+    pub(crate) fn device(&self) -> Option<Device<'a>> {
         self.device
     }
 
@@ -172,7 +194,10 @@ impl<'a> Permit<'a> {
 
     /// The gateway that asks, if it is one that speaks for the devices behind it on this route.
     pub(crate) fn speaker(&self) -> Option<&'a Arc<TrustedGateway>> {
-        let device = self.device?;
+        // Nobody whom another CA names has a gateway's id.
+        let Device::Issued(device) = self.device? else {
+            return None;
+        };
         let mut via = self.placed.route.policy.via.iter();
         via.find(|gateway| gateway.device == device.device)
     }
@@ -191,13 +216,13 @@ impl<'a> Permit<'a> {
 /// The proof that a stream may be forwarded. Only [`authorize_stream`] makes one.
 #[derive(Debug)]
 pub(crate) struct StreamPermit<'a> {
-    device: &'a Issued,
+    device: Device<'a>,
     route: &'a TcpRoute,
 }
 
 impl<'a> StreamPermit<'a> {
     /// Whose stream it is.
-    pub(crate) fn device(&self) -> &'a Issued {
+    pub(crate) fn device(&self) -> Device<'a> {
         self.device
     }
 
@@ -242,6 +267,14 @@ pub(crate) enum Denial {
     Untrusted(HandshakeFault),
     /// The device is in none of the route's groups.
     GroupNotAllowed,
+    /// The anchor that vouched for the certificate is none any more, or calls the device otherwise.
+    AnchorRemoved,
+    /// The certificate of the CA that vouches for the certificate is not valid now.
+    AnchorExpired,
+    /// No list of revoked certificates speaks for the certificate's issuer.
+    CrlMissing,
+    /// The list that speaks for the certificate's issuer should have been replaced by now.
+    CrlStale,
 }
 
 /// Decides on one request. The checks stand in the order of DESIGN: validity, status, host, route, the route's policy.
@@ -288,9 +321,10 @@ fn identified<'a>(
     now: Timestamp,
 ) -> Result<Permit<'a>, Denial> {
     let device = match &peer.credential {
-        Credential::Issued(_) | Credential::Unreadable(_) | Credential::Untrusted(_) => {
-            Some(vouch(peer, standing, now)?)
-        }
+        Credential::Issued(_)
+        | Credential::Foreign(_)
+        | Credential::Unreadable(_)
+        | Credential::Untrusted(_) => Some(vouch(peer, view, standing, now)?),
         Credential::Anonymous => None,
     };
     let placed = routed?;
@@ -303,7 +337,12 @@ fn identified<'a>(
         | ClientMode::Anonymous
         | ClientMode::ReportOnly => {}
     }
-    if !view.admits(placed, device.map(|_| standing.class)) {
+    // Groups are the registry's: a device of another CA is in none.
+    let class = match device {
+        Some(Device::Issued(_)) => Some(standing.class),
+        Some(Device::Foreign(_)) | None => None,
+    };
+    if !view.admits(placed, class) {
         return Err(Denial::GroupNotAllowed);
     }
     Ok(Permit {
@@ -327,28 +366,38 @@ fn find_route<'a>(peer: &Peer, asked: Asked<'_>, view: &'a View) -> Result<&'a P
 pub(crate) fn authorize_stream<'a>(
     peer: &'a Peer,
     route: &'a TcpRoute,
+    view: &View,
     standing: Standing,
     now: Timestamp,
 ) -> Result<StreamPermit<'a>, Denial> {
-    let device = vouch(peer, standing, now)?;
+    let device = vouch(peer, view, standing, now)?;
     Ok(StreamPermit { device, route })
 }
 
 /// The device that is there, if its certificate is good now.
-fn vouch(peer: &Peer, standing: Standing, now: Timestamp) -> Result<&Issued, Denial> {
+fn vouch<'a>(
+    peer: &'a Peer,
+    view: &View,
+    standing: Standing,
+    now: Timestamp,
+) -> Result<Device<'a>, Denial> {
     let device = match &peer.credential {
-        Credential::Issued(issued) => issued,
+        Credential::Issued(issued) => Device::Issued(issued),
+        Credential::Foreign(foreign) => Device::Foreign(foreign),
         Credential::Unreadable(rule) => return Err(Denial::IdentityInvalid(*rule)),
         Credential::Untrusted(fault) => return Err(Denial::Untrusted(*fault)),
         Credential::Anonymous => return Err(Denial::CertificateRequired),
     };
-    if now < device.validity.not_before {
+    if now < device.validity().not_before {
         return Err(Denial::NotYetValid);
     }
-    if now > device.validity.not_after {
+    if now > device.validity().not_after {
         return Err(Denial::Expired);
     }
-    check_standing(standing)?;
+    match device {
+        Device::Issued(_) => check_standing(standing)?,
+        Device::Foreign(foreign) => view.foreign.check(&foreign.lineage, now)?,
+    }
     Ok(device)
 }
 

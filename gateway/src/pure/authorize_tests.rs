@@ -73,7 +73,7 @@ fn view() -> View {
     let mut classes = Classes::default();
     classes.define(&definition(2, "red"));
     // The other one becomes known later.
-    View::new(Arc::new(snapshot()), &classes).extended(&[&definition(1, "blue")])
+    View::new(Arc::new(snapshot()), &classes, Arc::default()).extended(&[&definition(1, "blue")])
 }
 
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use super::identity_header::IdentityHeader;
 use super::identity_names::{Name, judge, preset};
 use super::route::Route;
 use crate::hops::FarDevice;
-use crate::peer::Issued;
+use crate::peer::Device;
 
 /// Removes from a request what ends at the gateway: hop-by-hop headers, those that Connection names, and
 /// every identity header that the peer sent.
@@ -105,11 +105,11 @@ pub(crate) fn identify(
 /// Tells the device in the forms that the route asks for.
 fn tell(
     headers: &mut HeaderMap,
-    device: &Issued,
+    device: Device<'_>,
     route: &Route,
     hop: &Hop<'_>,
 ) -> Result<(), HeaderFault> {
-    let presented = &device.presented;
+    let presented = device.presented();
     if let Some(far) = hop.far {
         headers.insert(X_DEVICE_VIA, far.via.clone());
     }

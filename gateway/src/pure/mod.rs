@@ -11,6 +11,7 @@ pub(crate) mod balance;
 mod chunked;
 pub(crate) mod classes;
 pub(crate) mod dialects;
+pub(crate) mod foreign;
 pub(crate) mod framing;
 pub(crate) mod grpc;
 pub(crate) mod headers;

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use identity::DeviceId;
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 use rustls_pki_types::CertificateDer;
 
@@ -25,7 +24,7 @@ pub(crate) struct Announcement<'a> {
     /// As OpenSSL writes it: `TLS_AES_128_GCM_SHA256`.
     pub(crate) cipher: &'a str,
     /// Who the device is: written as the common name, which is where back ends look for it.
-    pub(crate) device: &'a DeviceId,
+    pub(crate) device: &'a str,
     /// The certificate whose key the device proved to hold.
     pub(crate) certificate: &'a CertificateDer<'a>,
 }
@@ -48,7 +47,7 @@ impl Announcement<'_> {
             VERIFIED,
         );
         tls.append_tlv(Tlv::SslVersion(self.tls_version.into()));
-        tls.append_tlv(Tlv::SslCn(self.device.as_str().into()));
+        tls.append_tlv(Tlv::SslCn(self.device.into()));
         tls.append_tlv(Tlv::SslCipher(self.cipher.into()));
         tls.append_tlv(Tlv::Custom(
             PP2_SUBTYPE_SSL_CLIENT_CERT,
@@ -153,7 +152,7 @@ mod tests {
             unique_id: b"00ff",
             tls_version: "TLSv1.3",
             cipher: "TLS_AES_128_GCM_SHA256",
-            device: &DeviceId::parse("a").expect("legal"),
+            device: "a",
             certificate: &CertificateDer::from(vec![1, 2, 3]),
         }
         .to_bytes()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use identity::Kind;
 use identity::chain::Anchors;
+use identity::{Fingerprint, Kind};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
@@ -22,7 +22,9 @@ use super::fault::HandshakeFault;
 use super::handshakes::Handshakes;
 use super::verifier::Verifier;
 use super::{LINGER, discard};
+use crate::pure::foreign::Voucher;
 use crate::pure::host::Host;
+use crate::shared::now;
 
 /// What a listener asks of handshakes.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Policy {
     pub certificate: Arc<dyn ResolvesServerCert>,
     /// The CAs whose certificates are believed.
     pub anchors: Anchors,
+    /// CAs of others, whose certificates are believed where none of ours vouches for one.
+    pub foreign: Option<Anchors>,
     /// The subjects of these CAs, told to clients so that they choose the right certificate.
     pub hints: Vec<DistinguishedName>,
     /// Whether a client must have a certificate; also said to clients that ask for no server name.
@@ -103,6 +107,7 @@ struct Configs {
     verifier: Arc<Verifier>,
     /// Those that both believe.
     anchors: Anchors,
+    foreign: Option<Anchors>,
     /// For names with protocols of their own, where a certificate is always required.
     by_name: HashMap<String, Arc<ServerConfig>>,
     clients: Clients,
@@ -117,19 +122,28 @@ pub struct Prepared(Arc<Configs>);
 pub struct Accepted {
     /// The encrypted connection.
     pub stream: TlsStream<TcpStream>,
-    /// The certificate whose key the client proved to hold, and for which an anchor vouches. Its validity,
-    /// usages and status are not judged yet.
-    pub certificate: Option<CertificateDer<'static>>,
-    /// The client has a certificate, which was let pass and is not [`Self::certificate`]: why no anchor vouches for it.
+    /// What the client proved, if it has a certificate that an anchor vouches for.
+    pub client: Option<Client>,
+    /// The client has a certificate that was let pass although no anchor vouches for it: why.
     pub untrusted: Option<HandshakeFault>,
-    /// What the client sent beside its certificate: anything.
-    pub intermediates: Vec<CertificateDer<'static>>,
-    /// The anchors that the certificate was judged by.
-    pub anchors: Anchors,
     /// The server name that the client asked for (RFC 6066, section 3), in lower case.
     pub server_name: Option<String>,
     /// The application protocol that was agreed on.
     pub alpn: Option<Vec<u8>>,
+}
+
+/// A client's certificate, and who vouches for it.
+#[derive(Debug)]
+pub struct Client {
+    /// The certificate whose key the client proved to hold, and for which an anchor vouches. Its validity,
+    /// usages and status are not judged yet.
+    pub certificate: CertificateDer<'static>,
+    /// What the client sent beside its certificate: anything.
+    pub intermediates: Vec<CertificateDer<'static>>,
+    /// The anchors that vouch for it: ours, or those of others.
+    pub anchors: Anchors,
+    /// Which one of others does; none if one of ours does.
+    pub foreign: Option<Voucher>,
 }
 
 impl Acceptor {
@@ -189,21 +203,18 @@ impl Acceptor {
                     Clients::Required | Clients::Optional => None,
                     Clients::Any => configs.untrusted(connection.peer_certificates()),
                 };
-                let mut sent = connection
-                    .peer_certificates()
-                    .unwrap_or_default()
-                    .iter()
-                    .map(|certificate| certificate.clone().into_owned());
-                let certificate = sent.next().filter(|_| untrusted.is_none());
-                let intermediates = sent.collect();
+                let client = match connection.peer_certificates() {
+                    Some([certificate, others @ ..]) if untrusted.is_none() => {
+                        Some(configs.client(certificate, others)?)
+                    }
+                    Some(_) | None => None,
+                };
                 let server_name = connection.server_name().map(str::to_ascii_lowercase);
                 let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
                 Ok(Accepted {
                     stream,
-                    certificate,
+                    client,
                     untrusted,
-                    intermediates,
-                    anchors: configs.anchors.clone(),
                     server_name,
                     alpn,
                 })
@@ -247,6 +258,7 @@ impl Configs {
         let provider = Arc::new(provider());
         let verifier = |clients| Verifier {
             anchors: policy.anchors.clone(),
+            foreign: policy.foreign.clone(),
             hints: policy.hints.clone(),
             clients,
             kinds: fixed.kinds,
@@ -269,6 +281,7 @@ impl Configs {
         };
         Ok(Self {
             anchors: policy.anchors.clone(),
+            foreign: policy.foreign.clone(),
             required: config(Clients::Required, &fixed.alpn)?,
             optional: config(Clients::Optional, &fixed.alpn)?,
             any: config(Clients::Any, &fixed.alpn)?,
@@ -279,6 +292,45 @@ impl Configs {
             clients: policy.clients,
             clients_by_name: policy.clients_by_name,
         })
+    }
+
+    /// Who vouches for a certificate that the verifier let pass; it has no way to tell.
+    fn client(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+    ) -> Result<Client, HandshakeFault> {
+        let client = |foreign, anchors: &Anchors| Client {
+            certificate: certificate.clone().into_owned(),
+            intermediates: others.iter().map(|one| one.clone().into_owned()).collect(),
+            anchors: anchors.clone(),
+            foreign,
+        };
+        let Some(foreign) = &self.foreign else {
+            return Ok(client(None, &self.anchors));
+        };
+        // Alone, it can be by nobody else than who bears its issuer's name: so most of our own are not verified twice.
+        if others.is_empty() && !foreign.has_issuer_name_of(certificate) {
+            return Ok(client(None, &self.anchors));
+        }
+        let now = now();
+        if self.anchors.verify(certificate, others, now).is_ok() {
+            return Ok(client(None, &self.anchors));
+        }
+        let voucher = foreign
+            .verify(certificate, others, now)
+            .ok()
+            .and_then(|path| {
+                Some(Voucher {
+                    authority: Fingerprint::of(foreign.certificate(path.anchor)?),
+                    is_issuer: path.intermediate.is_none(),
+                })
+            });
+        match voucher {
+            Some(voucher) => Ok(client(Some(voucher), foreign)),
+            // A CA between them has expired in the meantime.
+            None => Err(HandshakeFault::UnknownIssuer),
+        }
     }
 
     fn choose(&self, server_name: Option<&str>) -> (Arc<ServerConfig>, Clients) {
@@ -373,6 +425,7 @@ mod tests {
         };
         let policy = Policy {
             anchors: Anchors::new(std::slice::from_ref(&der)).expect("an anchor"),
+            foreign: None,
             hints: vec![],
             clients: Clients::Required,
             alpn_by_name: HashMap::from([("mqtt.test".to_owned(), vec![b"mqtt".to_vec()])]),

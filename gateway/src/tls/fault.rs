@@ -99,7 +99,7 @@ impl HandshakeFault {
                 "The client sent no certificate. Enroll the device, or give the client its certificate and key."
             }
             Self::UnknownIssuer => {
-                "No CA of this installation issued the client's certificate. Enroll the device here."
+                "No CA of this installation, and none that it was told to believe, issued the client's certificate. Enroll the device here."
             }
             Self::BadSignature => {
                 "The certificate bears our CA's name but not its signature. Somebody made it up."

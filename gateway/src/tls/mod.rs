@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 pub use self::acceptor::{
-    Accepted, Acceptor, AcceptorOptions, Clients, Policy, Prepared, Versions,
+    Accepted, Acceptor, AcceptorOptions, Client, Clients, Policy, Prepared, Versions,
 };
 pub use self::fault::HandshakeFault;
 pub use self::named_certificate::{NamedCertificate, NamedCertificateFault};

@@ -114,6 +114,11 @@ impl UpstreamTls {
         })
     }
 
+    /// For whoever speaks HTTP/1.1 with such a server in another way than the gateway does.
+    pub fn http1_config(&self) -> &Arc<ClientConfig> {
+        &self.http1
+    }
+
     /// What a server's certificate must name.
     pub(super) fn name_of(
         &self,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gateway::{Code, Outcome};
-use identity::DeviceId;
+use identity::DeviceName;
 
 use crate::authority::Identity;
 use crate::client::{config, handshake};
@@ -58,7 +58,7 @@ async fn under_the_name_of_its_device() {
         let record = rig.next_record().await;
         let expected = Outcome::Refused(Code::MalformedRequest);
         assert_eq!(record.outcome, expected, "{what}");
-        assert_eq!(record.device, DeviceId::parse("a").ok(), "{what}");
+        assert_eq!(record.device, "a".parse::<DeviceName>().ok(), "{what}");
     }
     assert_eq!(rig.upstream.take(), "");
     // Neither the end of a connection nor a goodbye with an error code is a rule that was broken.

@@ -15,6 +15,7 @@ mod echo;
 mod events_arrive_at_once;
 mod exchanges_are_told;
 mod floods_are_ended;
+mod foreign_devices;
 mod forged_identity;
 mod frames;
 mod framing_is_strict;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, ServerCertificate, Versions};
 use gateway::{
-    AssertionSigner, Exchange, Gateway, IdentityHeader, Limits, Options, Outcome, Record, Route,
-    RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Telemetry, UpstreamTimeouts,
+    AssertionSigner, Exchange, ForeignAnchor, ForeignAnchors, Gateway, IdentityHeader, Limits,
+    Options, Outcome, Record, Route, RoutePolicy, RouteTable, Snapshot, TcpRouteTable, Telemetry,
+    UpstreamTimeouts,
 };
 use identity::chain::Anchors;
 use identity::feed::{Acknowledgement, Batch, ClassDefinition, Sighting, StatusChange};
@@ -81,6 +82,7 @@ impl Rig {
         let policy = Policy {
             certificate: certificate.clone(),
             anchors: Anchors::new(std::slice::from_ref(&authority.certificate)).expect("an anchor"),
+            foreign: None,
             hints: vec![],
             clients: Clients::Required,
             clients_by_name: HashMap::new(),
@@ -112,6 +114,7 @@ impl Rig {
                 assertions: Arc::clone(&assertions),
                 snapshot,
                 inherited: Vec::new(),
+                foreign: Arc::default(),
                 max_staleness,
                 limits,
                 proxies,
@@ -164,6 +167,16 @@ impl Rig {
         let groups = groups.iter().map(parse).collect();
         let definition = ClassDefinition { class, groups };
         self.apply(device, Status::Active, vec![definition]).await;
+    }
+
+    /// Believes other CAs, and no others. Returns how many connections that ended.
+    pub(crate) fn believe(&mut self, anchors: &[ForeignAnchor]) -> usize {
+        let anchors = ForeignAnchors::new(anchors).expect("anchors that can stand so");
+        self.policy.foreign = Anchors::new(anchors.certificates()).ok();
+        self.acceptor
+            .replace(self.policy.clone())
+            .expect("a policy");
+        self.gateway.publish_foreign(Arc::new(anchors))
     }
 
     /// Puts routes in force, and asks for certificates as they do.

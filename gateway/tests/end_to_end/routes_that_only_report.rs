@@ -46,7 +46,8 @@ async fn passes_as_nobody(rig: &mut Rig, client: &mut Client, device: Option<&st
     assert_eq!(record.outcome, Outcome::ForwardedAnonymously);
     assert_eq!(record.reported, Some(code));
     assert_eq!(record.status, Some(200));
-    assert_eq!(record.device.as_ref().map(|id| id.as_str()), device);
+    let named = record.device.as_ref().map(ToString::to_string);
+    assert_eq!(named.as_deref(), device);
     let metric = format!("reported_refusals_total{{code=\"{}\"}}", code.as_str());
     assert_eq!(rig.metric(&metric), "1");
     // The other route of the name has not become lenient.

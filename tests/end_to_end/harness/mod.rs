@@ -3,6 +3,7 @@
 pub mod client;
 pub mod enrollment;
 pub mod page;
+pub mod pki;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};

@@ -67,6 +67,7 @@ fn first_inputs() -> Vec<Vec<u8>> {
         "[gateway]\nlisten = '127.0.0.1:1'\nworkers = 2\nwithout_sni = ['localhost']\nmax_staleness = '1h30m'\n[[gateway.route]]\nupstream = ['http://[::1]:8080']\nclient = 'require'\n",
         "[enrollment]\nlisten = ['0.0.0.0:0']\n[health]\nlisten = []\nmore = 1\n",
         "[ca]\n[gateway]\n[[gateway.upstream]]\nname = 'a'\nservers = ['unix:/x', 'h2c://a:1', 'https://b']\nroots = 'x.pem'\nserver_name = 'c'\nhttp2 = 'never'\nmax_connections = 9\nidle_timeout = '1h'\nhealth_check = { path = '/up?x', every = '5s', timeout = '2s', healthy_after = 1, unhealthy_after = 2, host = 'h' }\n[[gateway.route]]\nupstream = 'a'\n",
+        "[ca]\n[gateway]\n[[gateway.anchor]]\nname = 'factory'\ncertificates = 'ca.pem'\ncrl = ['a.crl', 'https://a:1/b?c']\nrefresh = '5m'\ncrl_roots = 'x.pem'\nid_from = 'uri-san'\nuri_prefix = 'urn:a:'\ntable = 'ids.csv'\n",
         "[gateway]\nlisten = 5\n[[gateway.route]]\n[gateway]\n= x",
     ]
     .map(|text| text.as_bytes().to_vec())

@@ -1,0 +1,51 @@
+//! What all anchors of a configuration come to, and what may not be put in force.
+
+use std::sync::Arc;
+
+use gateway::ForeignAnchors;
+use identity::CaCertificate;
+
+use crate::config::AnchorConfig;
+
+/// What the gateway judges by. The error says what is wrong with which anchor.
+pub(crate) fn gateway_anchors(anchors: &[AnchorConfig]) -> Result<Arc<ForeignAnchors>, String> {
+    let written: Vec<_> = anchors.iter().map(AnchorConfig::to_gateway).collect();
+    ForeignAnchors::new(&written)
+        .map(Arc::new)
+        .map_err(|faults| {
+            let faults = faults.iter().map(|(position, fault)| {
+                let name = anchors.get(*position).map_or("", |one| one.name.as_str());
+                format!("the anchor {name}: {fault}")
+            });
+            faults.collect::<Vec<_>>().join("; ")
+        })
+}
+
+/// Fails if one of the anchors is a CA of ours: the registry alone says who its devices are.
+pub(crate) fn refuse_own(anchors: &[AnchorConfig], own: &[CaCertificate]) -> Result<(), String> {
+    for anchor in anchors {
+        let mut authorities = anchor.authorities.iter();
+        if authorities.any(|ca| own.iter().any(|own| own.is_same_authority(ca))) {
+            return Err(format!(
+                "the anchor {}: certificates has a CA of this server itself, whose devices are in its registry; take it out",
+                anchor.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Fails if a list of `new` is older than the one in `old` by the same CA and about the same.
+pub(crate) fn check_follows(new: &[AnchorConfig], old: &[AnchorConfig]) -> Result<(), String> {
+    for anchor in new {
+        for list in anchor.newest() {
+            let before = old.iter().flat_map(AnchorConfig::newest);
+            let mut same =
+                before.filter(|one| (one.issuer, one.scope) == (list.issuer, list.scope));
+            if let Some(fault) = same.find_map(|before| list.check_follows(before).err()) {
+                return Err(format!("the anchor {}: crl: {fault}", anchor.name));
+            }
+        }
+    }
+    Ok(())
+}
