@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::pki::Pki;
 use crate::harness::{Server, Setup, succeed};
 
 type Metrics = BTreeMap<String, BTreeSet<String>>;
@@ -61,7 +62,22 @@ fn scraped(text: &str) -> Metrics {
 
 #[test]
 fn every_metric() {
-    let server = Server::start(Setup::default());
+    let directory = tempfile::tempdir().unwrap();
+    // What is measured of another CA is there if there is one.
+    let factory = Pki::new(directory.path(), "Factory CA");
+    let crl = directory.path().join("factory.crl");
+    std::fs::write(&crl, factory.list(&[])).unwrap();
+    let file = directory.path().join("c.toml");
+    let configuration = format!(
+        "names = ['localhost']\n[gateway]\n[[gateway.anchor]]\nname = 'factory'\ncertificates = '{}'\ncrl = '{}'\nid_from = 'cn'\n",
+        factory.path("ca.pem").display(),
+        crl.display()
+    );
+    std::fs::write(&file, configuration).unwrap();
+    let setup = Setup::default()
+        .argument("--config")
+        .argument(file.display().to_string());
+    let server = Server::start_in(directory, setup);
     server.device("a");
     let url = format!("http://{}/metrics", server.health());
     let text = succeed(Command::new("curl").args(["--silent", &url]));
