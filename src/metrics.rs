@@ -238,7 +238,7 @@ impl Metrics {
                 anchor: anchor.name.to_string(),
             };
             // There from the beginning, at 0.
-            self.lists_refused.get_or_create(&labels);
+            drop(self.lists_refused.get_or_create(&labels));
             let ends = anchor.authorities.iter().map(|ca| ca.validity().not_after);
             if let Some(end) = ends.min() {
                 self.anchor_not_after.get_or_create(&labels).set(end.0);

@@ -110,7 +110,8 @@ async fn the_device_behind_is_told_and_so_is_the_way() {
         assert!(!seen.contains(line.trim_end()), "{seen}");
         let record = rig.next_record().await;
         assert_eq!(record.outcome, Outcome::Forwarded);
-        assert_eq!(record.device.as_ref().map(|id| id.as_str()), Some("edge-1"));
+        let device = record.device.as_ref().map(ToString::to_string);
+        assert_eq!(device.as_deref(), Some("edge-1"));
         assert_eq!(record.on_behalf_of.as_deref(), Some("edge:thermostat-7"));
     }
 
