@@ -12,6 +12,7 @@ mod harness;
 mod a_clock_that_was_wrong_does_no_lasting_harm;
 mod a_configuration_with_mistakes_starts_nothing;
 mod a_device_enrolls_connects_is_identified_and_is_revoked;
+mod a_fleet_moves_from_nginx_and_back;
 mod a_folder_of_requests_is_signed_and_signed_again;
 mod a_gateway_speaks_for_the_devices_behind_it;
 mod a_panic_ends_one_request_only;
