@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Device, Server, Setup, text};
 
-/// `/slow` waits and reads slowly; `/early-...` answers with that status and closes, `/keep-...` leaves the connection open;
+/// `/slow` waits and reads slowly; `/early-...` answers with that status and closes, `/keep-...` closes later;
 /// nothing of the body was read then.
 fn upstream() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -32,7 +32,7 @@ fn serve(mut tcp: TcpStream) -> std::io::Result<()> {
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let answer = |status: &str, body: String| {
         format!(
-            "HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status} Said\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         )
     };
