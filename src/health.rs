@@ -18,6 +18,7 @@ use crate::clock;
 use crate::http_server::{self, Answer};
 use crate::in_force::InForce;
 use crate::metrics::Metrics;
+use crate::otlp::Spans;
 
 /// What readiness is judged by.
 pub(crate) struct Health {
@@ -29,6 +30,7 @@ pub(crate) struct Health {
     draining: AtomicBool,
     in_force: Arc<InForce>,
     access_log: Arc<AccessLog>,
+    spans: Arc<Spans>,
 }
 
 /// Whether the process should get traffic.
@@ -46,6 +48,7 @@ impl Health {
         has_gateway: bool,
         in_force: Arc<InForce>,
         access_log: Arc<AccessLog>,
+        spans: Arc<Spans>,
     ) -> Self {
         Self {
             gateway: OnceLock::new(),
@@ -55,6 +58,7 @@ impl Health {
             draining: AtomicBool::new(false),
             in_force,
             access_log,
+            spans,
         }
     }
 
@@ -152,6 +156,7 @@ impl Health {
         }
         let mut alarms = self.in_force.alarms(clock::now());
         alarms.extend(self.access_log.alarms());
+        alarms.extend(self.spans.alarm());
         degraded |= !alarms.is_empty();
         reasons.extend(alarms);
         Readiness {
@@ -257,8 +262,9 @@ mod tests {
     fn health_of(has_gateway: bool) -> Health {
         let metrics = Metrics::register(&mut Registry::default());
         let access_log = AccessLog::start(metrics.clone()).expect("a thread");
+        let (spans, _) = crate::otlp::channel(metrics.clone());
         let in_force = Arc::new(InForce::new(metrics));
-        Health::new(has_gateway, in_force, Arc::new(access_log))
+        Health::new(has_gateway, in_force, Arc::new(access_log), Arc::new(spans))
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod in_force;
 mod lint;
 mod log;
 mod metrics;
+mod otlp;
 mod reasons;
 mod receipts;
 mod server_certificate;

@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     pub(crate) unregistered: Counter,
     pub(crate) access_log_lines: Counter,
     pub(crate) access_log_lost: Counter,
+    pub(crate) spans_exported: Counter,
+    pub(crate) spans_lost: Counter,
     /// Changes made over the admin socket.
     pub(crate) device_changes: Counter,
 }
@@ -93,6 +95,8 @@ impl Metrics {
             unregistered: Counter::default(),
             access_log_lines: Counter::default(),
             access_log_lost: Counter::default(),
+            spans_exported: Counter::default(),
+            spans_lost: Counter::default(),
             device_changes: Counter::default(),
         };
         registry.register(
@@ -189,6 +193,16 @@ impl Metrics {
             "access_log_lines_lost",
             "Lines of the access log that could not be written, or not in time",
             metrics.access_log_lost.clone(),
+        );
+        registry.register(
+            "spans_exported",
+            "Spans that the collector of traces took",
+            metrics.spans_exported.clone(),
+        );
+        registry.register(
+            "spans_lost",
+            "Spans that the collector of traces did not take, or not in time",
+            metrics.spans_lost.clone(),
         );
         registry.register(
             "device_changes",

@@ -14,6 +14,7 @@ use crate::handle::Flight;
 use crate::record::{Outcome, Record, Unregistered, bounded};
 use crate::request::{Connection, Passage};
 use crate::shared::{Shared, now};
+use crate::trace::{Plan, Trace};
 
 /// Goes with a request until its answer has ended.
 pub(crate) struct Audit {
@@ -40,6 +41,7 @@ struct Draft {
     received: u64,
     sent: u64,
     ending: Ending,
+    trace: Option<Trace>,
 }
 
 impl Audit {
@@ -48,10 +50,12 @@ impl Audit {
         connection: &Connection,
         request: &Request<Incoming>,
         request_id: &HeaderValue,
+        plan: &Plan,
     ) -> Self {
         let shared = Arc::clone(&connection.worker.shared);
         shared.metrics.requests_open.inc();
-        let draft = shared.telemetry.load().exchanges.then(|| {
+        let is_told = shared.telemetry.load().exchanges || plan.is_exported();
+        let draft = is_told.then(|| {
             let text = |name: HeaderName| {
                 let value = request.headers().get(name)?;
                 Some(bounded(&String::from_utf8_lossy(value.as_bytes())))
@@ -60,6 +64,7 @@ impl Audit {
                 http_version: Some(http_version(request.version())),
                 user_agent: text(USER_AGENT),
                 referer: text(REFERER),
+                trace: plan.trace(),
                 ..Draft::new(connection)
             })
         });
@@ -91,8 +96,16 @@ impl Audit {
         }
     }
 
+    /// Whether the exchange is told to anybody.
+    pub(crate) fn is_told(&self) -> bool {
+        self.draft.is_some()
+    }
+
     /// Where nobody's certificate was looked at, the record names none.
     pub(crate) fn passed(&mut self, passage: &Passage) -> Outcome {
+        if let Some(draft) = &mut self.draft {
+            draft.route = passage.route.take();
+        }
         if let Some(record) = &mut self.record {
             record.reported = passage.reported.get();
             record.on_behalf_of = passage.far.take();
@@ -123,12 +136,11 @@ impl Audit {
         record.status = Some(status.as_u16());
         record.unregistered = unregistered;
         self.tell(record);
-        if let Some(draft) = &mut self.draft {
-            draft.route = flight.taken_route();
-            if let Some(asked) = flight.take_asked() {
-                draft.upstream = Some(asked.server);
-                draft.upstream_latency = asked.latency;
-            }
+        if let Some(draft) = &mut self.draft
+            && let Some(asked) = flight.take_asked()
+        {
+            draft.upstream = Some(asked.server);
+            draft.upstream_latency = asked.latency;
         }
     }
 
@@ -195,6 +207,7 @@ impl Draft {
             sent: 0,
             // Until something else is said: whoever asked did not wait.
             ending: Ending::Client,
+            trace: None,
         }
     }
 
@@ -213,6 +226,7 @@ impl Draft {
             received: self.received,
             sent: self.sent,
             ending: self.ending,
+            trace: self.trace,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::record::Record;
+use crate::trace::Trace;
 
 /// A request with its answer, a tunnel, or a stream of a TCP route, from its beginning to its end.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Exchange {
     pub sent: u64,
     /// Why it ended.
     pub ending: Ending,
+    /// The trace that it belongs to.
+    pub trace: Option<Trace>,
 }
 
 /// Why an exchange ended.
@@ -64,6 +67,41 @@ impl Ending {
 /// What is told of exchanges, and to whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Telemetry {
-    /// Whether somebody wants to hear of them.
+    /// Whether somebody wants to hear of all of them; else only of those whose span is to be exported.
     pub exchanges: bool,
+    /// Whether the trace contexts of devices are believed.
+    pub trace: TraceMode,
+    /// How many spans are exported, if any is.
+    pub sample: Option<Sample>,
+}
+
+/// What becomes of the trace context (W3C) that a device sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TraceMode {
+    /// It is passed on if it is sound.
+    #[default]
+    Pass,
+    /// It is removed; where spans are exported, a new trace begins.
+    Restart,
+    /// It is removed, and none is sent.
+    Off,
+}
+
+/// A share of all requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample(u64);
+
+impl Sample {
+    /// From 0 to 1.
+    pub fn new(share: f64) -> Option<Self> {
+        let whole = (1_u64 << 32) as f64;
+        (0.0..=1.0)
+            .contains(&share)
+            .then_some(Self((share * whole).round() as u64))
+    }
+
+    /// Of so many.
+    pub(crate) fn of_4_294_967_296(self) -> u64 {
+        self.0
+    }
 }

@@ -214,7 +214,6 @@ pub(crate) struct Flight {
     /// Bytes of the request's body that were passed on.
     received: Cell<u64>,
     asked: RefCell<Option<Asked>>,
-    route: RefCell<Option<String>>,
 }
 
 /// The server of an upstream that a request was sent to last.
@@ -233,7 +232,6 @@ impl Flight {
             handle: Arc::clone(handle),
             received: Cell::new(0),
             asked: RefCell::new(None),
-            route: RefCell::new(None),
         })
     }
 
@@ -250,16 +248,6 @@ impl Flight {
     /// Bytes of the request's body so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()
-    }
-
-    /// Notes the path of the route that the request takes.
-    pub(crate) fn take_route(&self, path: &str) {
-        self.route.replace(Some(path.to_owned()));
-    }
-
-    /// The path of the request's route; told once.
-    pub(crate) fn taken_route(&self) -> Option<String> {
-        self.route.take()
     }
 
     /// Notes the server that the request is sent to.

@@ -37,6 +37,7 @@ use crate::rate_limits::Bucket;
 use crate::record::{Outcome, Record, Unregistered};
 use crate::refusal::{Refusal, closes, grpc_response, response, wire};
 use crate::shared::{Shared, now};
+use crate::trace::Plan;
 use crate::tunnel::Tunnel;
 use crate::upstream::{self, ResponseBody, UpstreamFault, accepts_websocket};
 use crate::websocket::Opening;
@@ -116,13 +117,16 @@ pub(crate) async fn answer(
     admitted: Result<(), Refusal>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let request_id = random_request_id();
-    let mut audit = Audit::begin(&connection, &request, &request_id);
+    let telemetry = connection.worker.shared.telemetry.load();
+    let plan = Plan::of(request.headers(), &telemetry);
+    drop(telemetry);
+    let mut audit = Audit::begin(&connection, &request, &request_id, &plan);
     let is_call = grpc::is_call(request.version(), request.headers());
     let opening = Opening::take(&mut request);
     let websocket = matches!(opening, Ok(Some(_)));
     let one_at_a_time = request.version() != Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
-    let passage = Passage::default();
+    let passage = Passage::new(plan, audit.is_told());
     let forwarding = async {
         admitted?;
         forward(
@@ -209,14 +213,31 @@ pub(crate) fn unregistered(connection: &Connection, outcome: Outcome) -> Option<
 }
 
 /// How a request was let through.
-#[derive(Default)]
 pub(crate) struct Passage {
+    /// What becomes of its trace context.
+    plan: Plan,
+    /// Whether its exchange is told; if so, with the path of its route.
+    is_told: bool,
+    pub(crate) route: RefCell<Option<String>>,
     /// Without an identity.
     pub(crate) is_anonymous: Cell<bool>,
     /// Where it would have been refused, had its route not only reported it.
     pub(crate) reported: Cell<Option<Code>>,
     /// The device behind the gateway that sent it.
     pub(crate) far: RefCell<Option<String>>,
+}
+
+impl Passage {
+    fn new(plan: Plan, is_told: bool) -> Self {
+        Self {
+            plan,
+            is_told,
+            route: RefCell::new(None),
+            is_anonymous: Cell::new(false),
+            reported: Cell::new(None),
+            far: RefCell::new(None),
+        }
+    }
 }
 
 /// An upstream's answer, its headers cleaned.
@@ -272,8 +293,8 @@ async fn forward(
             passage.is_anonymous.set(true);
         }
     }
-    if worker.shared.telemetry.load().exchanges {
-        flight.take_route(&permit.route().path);
+    if passage.is_told {
+        passage.route.replace(Some(permit.route().path.clone()));
     }
     if let Some(denial) = permit.reported() {
         report(Refusal::Denied(denial));
@@ -316,6 +337,7 @@ async fn forward(
     } else {
         identified.map_err(Refusal::Header)?;
     }
+    passage.plan.apply(request.headers_mut());
     if let Some(opening) = &opening {
         opening.ask(request.headers_mut());
     }

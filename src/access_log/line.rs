@@ -36,6 +36,8 @@ struct Fields<'e> {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     server_name: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'e str>,
@@ -76,6 +78,7 @@ fn json(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
         on_behalf_of: record.on_behalf_of.as_deref(),
         serial: record.serial.map(|serial| serial.to_string()),
         request_id: record.request_id.as_deref(),
+        trace_id: (exchange.trace).map(|trace| format!("{:032x}", trace.trace_id)),
         server_name: record.server_name.as_deref(),
         method: record.method.as_deref(),
         host: record.host.as_deref(),
@@ -134,8 +137,7 @@ fn combined(line: &mut Vec<u8>, exchange: &Exchange) -> io::Result<()> {
     // A device behind a gateway in front is who asked.
     match (&record.on_behalf_of, &record.device) {
         (Some(far), _) => escaped(line, far),
-        // Nothing in a name needs to be escaped.
-        (None, Some(device)) => write!(line, "{device}")?,
+        (None, Some(device)) => escaped(line, &device.to_string()),
         (None, None) => line.push(b'-'),
     }
     write!(line, " [{}] \"", apache_time(exchange.began))?;
@@ -205,7 +207,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
-    use gateway::{Ending, Outcome, Record};
+    use gateway::{Ending, Outcome, Record, Trace};
     use identity::Timestamp;
 
     use super::*;
@@ -242,6 +244,11 @@ mod tests {
             received: 5,
             sent: 2,
             ending: Ending::Complete,
+            trace: Some(Trace {
+                trace_id: 0xabc,
+                span_id: None,
+                parent: None,
+            }),
         }
     }
 
@@ -257,7 +264,7 @@ mod tests {
         assert_eq!(
             line(Format::Json, &told),
             "{\"time\":\"2026-11-18T11:06:40.123Z\",\"address\":\"10.0.0.1:5\",\"device\":\"thermostat-7\",\
-             \"request_id\":\"0af7651916cd43dd8448eb211c80319c\",\"server_name\":\"api.test\",\"method\":\"GET\",\"host\":\"api.test\",\
+             \"request_id\":\"0af7651916cd43dd8448eb211c80319c\",\"trace_id\":\"00000000000000000000000000000abc\",\"server_name\":\"api.test\",\"method\":\"GET\",\"host\":\"api.test\",\
              \"path\":\"/a\",\"route\":\"/\",\"http\":\"HTTP/2.0\",\"tls\":\"TLSv1.3\",\"status\":200,\"outcome\":\"forwarded\",\"end\":\"complete\",\
              \"received\":5,\"sent\":2,\"duration_ms\":1.234,\"upstream\":\"http://10.0.0.5:80\",\"upstream_ms\":1.0,\"user_agent\":\"curl/8\"}\n"
         );
@@ -298,7 +305,7 @@ mod tests {
                 (&text.into(), &text.into())
             );
             assert_eq!(read["device"], "thermostat-7");
-            assert_eq!(read.as_object().expect("an object").len(), 20, "{json}");
+            assert_eq!(read.as_object().expect("an object").len(), 21, "{json}");
             // Four quoted fields: eight quotes, none of them within.
             assert_eq!(combined.matches('"').count(), 8, "{combined}");
             assert!(!combined.replace("\\x", "").contains('\\'), "{combined}");

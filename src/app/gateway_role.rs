@@ -8,7 +8,7 @@ use std::time::Duration;
 use gateway::tls::{Acceptor, AcceptorOptions, Clients, Policy, Versions};
 use gateway::{
     Exchange, ForeignAnchors, Gateway, IdentityHeader, Limits, Record, Route, RoutePolicy,
-    RouteTable, Snapshot, TcpRouteTable, Telemetry, Upstream,
+    RouteTable, Sample, Snapshot, TcpRouteTable, Telemetry, Upstream,
 };
 use identity::chain::Anchors;
 use identity::feed::Sighting;
@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Common, StartFault, Trust, descriptors, subject_of};
 use crate::access_log::{self, AccessLog};
 use crate::alarm::Alarm;
-use crate::config::{Config, GatewayConfig};
+use crate::config::{Collector, Config, GatewayConfig};
 use crate::decisions::Decisions;
+use crate::otlp::Spans;
 use crate::service_manager::Inherited;
 use crate::{foreign, http_server};
 
@@ -111,7 +112,7 @@ pub(super) async fn bind_gateway(
         ),
         proxies: gateway.proxies.clone(),
         records: record_sender,
-        telemetry: telemetry(gateway),
+        telemetry: telemetry(config, gateway),
         exchanges: exchange_sender,
         sightings: sighting_sender,
     };
@@ -124,6 +125,9 @@ pub(super) async fn bind_gateway(
         | gateway::StartFault::Worker(_) => fault.into(),
     })?;
     common.access_log.publish(opened);
+    common
+        .spans
+        .publish(collector(config).map(|(collector, _)| collector));
     Ok(BoundGateway {
         gateway,
         records,
@@ -153,10 +157,17 @@ pub(super) async fn open_access_log(
 }
 
 /// What is told of requests.
-pub(super) fn telemetry(gateway: &GatewayConfig) -> Telemetry {
+pub(super) fn telemetry(config: &Config, gateway: &GatewayConfig) -> Telemetry {
     Telemetry {
         exchanges: gateway.access_log.is_some(),
+        trace: config.telemetry.trace,
+        sample: collector(config).map(|(_, sample)| sample),
     }
+}
+
+/// Where spans are sent, and how many.
+pub(super) fn collector(config: &Config) -> Option<(Collector, Sample)> {
+    config.telemetry.export.clone()
 }
 
 /// Whom the gateway believes, and what it shows.
@@ -277,6 +288,7 @@ pub(super) async fn keep_records(
 pub(super) async fn pass_on(
     mut exchanges: mpsc::Receiver<Exchange>,
     access_log: Arc<AccessLog>,
+    spans: Arc<Spans>,
     shutdown: CancellationToken,
 ) {
     let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
@@ -290,6 +302,7 @@ pub(super) async fn pass_on(
             () = shutdown.cancelled(), if !exchanges.is_closed() => exchanges.close(),
         }
         for exchange in batch.drain(..) {
+            spans.put(&exchange);
             access_log.put(exchange);
         }
     }

@@ -42,6 +42,7 @@ use crate::feed::{self, Applied, Feed};
 use crate::health::{self, Health};
 use crate::in_force::InForce;
 use crate::metrics::Metrics;
+use crate::otlp::{self, Spans};
 use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
 use crate::service_manager::{self, Inherited};
@@ -88,6 +89,7 @@ struct Common {
     authority: Arc<Authority>,
     decisions: Arc<Decisions>,
     access_log: Arc<AccessLog>,
+    spans: Arc<Spans>,
     metrics: Metrics,
     trust: Trust,
     assertions: Arc<AssertionSigner>,
@@ -134,11 +136,13 @@ impl Server {
             )
             .await?,
         );
+        let (spans, exporter) = otlp::channel(metrics.clone());
         let access_log = AccessLog::start(metrics.clone()).map_err(StartFault::AccessLogThread)?;
         let device_ca = authority.device_ca().der();
         let common = Common {
             decisions: Arc::new(Decisions::new()),
             access_log: Arc::new(access_log),
+            spans: Arc::new(spans),
             metrics: metrics.clone(),
             trust: Trust {
                 certificate: Arc::clone(renewal.certificate()),
@@ -190,6 +194,7 @@ impl Server {
                 bound.is_some(),
                 Arc::clone(&in_force),
                 Arc::clone(&common.access_log),
+                Arc::clone(&common.spans),
             )),
             tasks: JoinSet::new(),
             enrollment_ends: CancellationToken::new(),
@@ -208,6 +213,7 @@ impl Server {
             trust: common.trust.clone(),
             renewal: Arc::clone(&renewal),
             access_log: Arc::clone(&common.access_log),
+            spans: Arc::clone(&common.spans),
             own_cas,
         };
         let reloader = Arc::new(Reloader::new(
@@ -219,6 +225,7 @@ impl Server {
             server.status(),
         ));
         server.start_reloading(&reloader, hangups);
+        server.spawn("spans", exporter.run(server.rest_ends.clone()));
         server.start_control_plane(ControlPlane {
             receipts,
             applied,
@@ -306,10 +313,10 @@ impl Server {
             feed::report_sightings(authority, bound.sightings, ends),
         );
         let (decisions, ends) = (Arc::clone(&common.decisions), self.rest_ends.clone());
-        let access_log = Arc::clone(&common.access_log);
+        let (access_log, spans) = (Arc::clone(&common.access_log), Arc::clone(&common.spans));
         self.spawn(
             "exchanges",
-            pass_on(bound.exchanges, access_log, ends.clone()),
+            pass_on(bound.exchanges, access_log, spans, ends.clone()),
         );
         let alarm = alarm::Alarm::new(Arc::clone(&common.authority), common.metrics.clone());
         self.spawn(

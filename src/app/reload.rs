@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::signals::Hangups;
 use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
-use crate::config::{Config, changes};
+use crate::config::{Collector, Config, changes};
 use crate::configuration::{Fault, Loaded, Source};
 use crate::foreign;
 use crate::in_force::InForce;
+use crate::otlp::Spans;
 use crate::server_certificate::{Renamed, Renewal};
 use crate::service_manager;
 
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub(super) trust: Trust,
     pub(super) renewal: Arc<Renewal>,
     pub(super) access_log: Arc<AccessLog>,
+    pub(super) spans: Arc<Spans>,
     /// No anchor of somebody else may be one of these.
     pub(super) own_cas: Vec<CaCertificate>,
 }
@@ -63,6 +65,8 @@ struct BuiltGateway<'p> {
     max_staleness: Duration,
     limits: Limits,
     telemetry: Telemetry,
+    spans: &'p Spans,
+    collector: Option<Collector>,
 }
 
 /// The access log that is to be in force.
@@ -289,7 +293,9 @@ impl Parts {
             foreign,
             limits: gateway_role::limits(written, gateway.limits()),
             max_staleness: written.max_staleness,
-            telemetry: gateway_role::telemetry(written),
+            telemetry: gateway_role::telemetry(config, written),
+            spans: &self.spans,
+            collector: gateway_role::collector(config).map(|(collector, _)| collector),
         }))
     }
 }
@@ -309,6 +315,7 @@ impl Built<'_> {
             built.gateway.publish_foreign(built.foreign);
             built.acceptor.publish(built.policy);
             built.gateway.adjust(built.limits, built.max_staleness);
+            built.spans.publish(built.collector);
             built.gateway.observe(built.telemetry);
             built.gateway.publish(built.snapshot);
         }

@@ -97,6 +97,9 @@ pub(crate) fn compare(
             new.names.join(", ")
         ));
     }
+    if old.telemetry != new.telemetry {
+        changes.say("telemetry".to_owned());
+    }
     match (&old.gateway, &new.gateway) {
         (None, None) => {}
         (Some(old), Some(new)) => changes.gateway(old, new, places),

@@ -65,6 +65,10 @@ pub(crate) fn check(
         gateway,
         enrollment,
         health,
+        telemetry: file
+            .telemetry
+            .map(|table| notes.telemetry(table))
+            .unwrap_or_default(),
     };
     let Notes(mut mistakes) = notes;
     if mistakes.is_empty() {

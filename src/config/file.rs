@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::file_anchor::AnchorTable;
 use super::file_policy::{LimitKeys, PolicyKeys, TrustedGatewayTable};
-use super::file_telemetry::AccessLogTable;
+use super::file_telemetry::{AccessLogTable, TelemetryTable};
 pub(crate) use super::file_upstream::UpstreamTable;
 use super::reader::{Notes, Section};
 use super::{Located, Mistake, Place};
@@ -19,6 +19,7 @@ pub(crate) struct ConfigFile {
     pub(crate) ca: Option<CaTable>,
     pub(crate) enrollment: Option<ListenTable>,
     pub(crate) health: Option<ListenTable>,
+    pub(crate) telemetry: Option<TelemetryTable>,
 }
 
 /// `[gateway]`
@@ -137,6 +138,9 @@ impl ConfigFile {
             health: top
                 .section("health", "[health]", &mut notes)
                 .map(|section| listener(section, &mut notes)),
+            telemetry: top
+                .section("telemetry", "[telemetry]", &mut notes)
+                .map(|section| TelemetryTable::read(section, &mut notes)),
         };
         top.finish(&mut notes);
         (file, notes.mistakes)

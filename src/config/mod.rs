@@ -42,7 +42,7 @@ pub(crate) use certificate_files::{CertificateFiles, FileStamp, Stamp};
 pub(crate) use check::{Purpose, check};
 pub(crate) use crl::{CrlPlace, CrlSource, read_lists};
 pub(crate) use crl_url::CrlUrl;
-pub(crate) use telemetry::{AccessLogSettings, Destination, Format};
+pub(crate) use telemetry::{AccessLogSettings, Collector, Destination, Format, TelemetryConfig};
 
 /// A configuration without mistakes.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) enrollment: Option<Vec<SocketAddr>>,
     /// Where health and metrics are.
     pub(crate) health: Option<Vec<SocketAddr>>,
+    /// What traces are told of requests.
+    pub(crate) telemetry: TelemetryConfig,
 }
 
 /// The gateway's role.

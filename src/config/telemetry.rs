@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use gateway::{Sample, TraceMode};
+
 /// Where the lines of the access log go, and how they look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AccessLogSettings {
@@ -24,6 +26,23 @@ pub(crate) enum Format {
     Json,
     /// As Apache and nginx call it, with the request's id at its end.
     Combined,
+}
+
+/// What traces are told of requests.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct TelemetryConfig {
+    pub(crate) trace: TraceMode,
+    /// Where spans are sent, and how many of them.
+    pub(crate) export: Option<(Collector, Sample)>,
+}
+
+/// A collector of traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Collector {
+    /// `host:port`, an IPv6 address in brackets.
+    pub(crate) authority: String,
+    /// Where spans are sent to.
+    pub(crate) path: String,
 }
 
 impl fmt::Display for AccessLogSettings {

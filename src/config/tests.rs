@@ -1,5 +1,7 @@
 //! What a configuration file may say: a test per key and its mistakes, in the order of the file.
 
+use gateway::{Sample, TraceMode};
+
 use super::file::ConfigFile;
 use super::*;
 
@@ -566,4 +568,51 @@ fn the_access_log_is_somewhere_in_some_format() {
         mistakes,
         ["line 3: access_log in [gateway] must be a table"]
     );
+}
+
+#[test]
+fn telemetry_is_a_mode_and_a_collector() {
+    let judge_lines = |lines: &str| {
+        judge(&format!(
+            "[ca]\n[gateway]\nroute = [{{ upstream = 'http://b' }}]\n[telemetry]\n{lines}"
+        ))
+    };
+    let told = |lines: &str| {
+        let config = judge_lines(lines).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        let export = config.telemetry.export;
+        let export = export.map(|(to, sample)| (format!("{}{}", to.authority, to.path), sample));
+        (config.telemetry.trace, export)
+    };
+    let share = |share: f64| Sample::new(share).expect("a share");
+    assert_eq!(told(""), (TraceMode::Pass, None));
+    assert_eq!(told("trace = 'off'"), (TraceMode::Off, None));
+    let to = |text: &str, sample| Some((text.to_owned(), share(sample)));
+    assert_eq!(
+        told("trace = 'restart'\notlp = 'http://Collector:4318/'\nsample = '2.5%'"),
+        (TraceMode::Restart, to("collector:4318/v1/traces", 0.025))
+    );
+    let line = "otlp = 'http://[::1]:4318/otlp/v1/traces'";
+    assert_eq!(told(line).1, to("[::1]:4318/otlp/v1/traces", 1.0));
+    let refused = |lines: &str, words: &str| {
+        let mistakes = judge_lines(lines).expect_err(lines);
+        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+        assert!(mistakes[0].contains(words), "{words} in {mistakes:#?}");
+    };
+    refused("trace = 'on'", "line 5: trace = \"on\"");
+    refused("sample = '5%'", "line 5: sample is of the spans");
+    refused("trace = 'off'\notlp = 'http://a:1'", "line 6: with trace");
+    refused("otlp = 'https://a:4318'", "must start with http://");
+    refused("otlp = 'http://a'", "say its port");
+    refused("otlp = 'http://[::1]'", "say its port");
+    refused("otlp = 'http://u@a:1'", "otlp = ");
+    refused("otlp = 'http://a:0'", "otlp = ");
+    refused("otlp = 'http://a:1/x y'", "its path must be plain");
+    refused("otlp = 'http://a:1/x?y'", "its path must be plain");
+    refused("spans = 5", "has no key");
+    for sample in ["5", "-5%", "101%", "nan%", "1e1%", "%", "five %"] {
+        refused(
+            &format!("otlp = 'http://a:1'\nsample = '{sample}'"),
+            "write a share",
+        );
+    }
 }

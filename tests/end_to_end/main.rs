@@ -10,6 +10,7 @@
 mod harness;
 
 mod a_clock_that_was_wrong_does_no_lasting_harm;
+mod a_collector_gets_spans_of_requests;
 mod a_configuration_with_mistakes_starts_nothing;
 mod a_device_enrolls_connects_is_identified_and_is_revoked;
 mod a_fleet_moves_from_nginx_and_back;

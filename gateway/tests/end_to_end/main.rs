@@ -52,6 +52,7 @@ mod session;
 mod slow_peers_are_let_go;
 mod strict;
 mod tcp_routes;
+mod trace_contexts_are_passed_on;
 mod upstream;
 mod upstreams_answer_badly;
 mod upstreams_are_balanced_and_bounded;

@@ -119,7 +119,10 @@ impl Rig {
                 limits,
                 proxies,
                 records,
-                telemetry: Telemetry { exchanges: true },
+                telemetry: Telemetry {
+                    exchanges: true,
+                    ..Telemetry::default()
+                },
                 exchanges,
                 sightings,
             },

@@ -1,0 +1,230 @@
+//! `[telemetry]`: a collector gets the spans of requests, and nobody waits for it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::upstream::Upstream;
+use crate::harness::{Device, Server, Setup, eventually, succeed, text};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+/// A collector by the definition of the protocol.
+struct Collector {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    port: u64,
+}
+
+impl Collector {
+    fn start(busy: u32) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut child = Command::new(root.join("target/peers/bin/python"))
+            .arg(root.join("tests/peers/collect_traces.py"))
+            .arg(busy.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/peers/install installs it");
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut collector = Self {
+            child,
+            lines,
+            port: 0,
+        };
+        collector.port = collector.next().as_u64().unwrap();
+        collector
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Scene {
+    server: Server,
+    device: Device,
+    upstream: Upstream,
+}
+
+impl Scene {
+    async fn start(telemetry: &str) -> Self {
+        let upstream = Upstream::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        fs::write(&file, Self::config(&upstream, telemetry)).unwrap();
+        let setup = Setup::default()
+            .argument("--config")
+            .argument(file.display().to_string());
+        let server = Server::start_in(directory, setup);
+        Self {
+            device: server.device("a"),
+            server,
+            upstream,
+        }
+    }
+
+    fn config(upstream: &Upstream, telemetry: &str) -> String {
+        let upstream = upstream.address;
+        format!(
+            "[telemetry]\n{telemetry}\n[gateway]\n[[gateway.route]]\npath = '/v1/'\nupstream = 'http://{upstream}'\n"
+        )
+    }
+
+    /// Sends a request, and gives back the `traceparent` that the upstream got.
+    fn ask(&self, path: &str, arguments: &[&str]) -> Option<String> {
+        self.upstream.forget();
+        let url = self.server.url(path);
+        let output = self
+            .device
+            .curl(&self.server, &[&[url.as_str()], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let received = self.upstream.received();
+        let parent = received.split("traceparent: ").nth(1)?;
+        parent.split("\r\n").next().map(str::to_owned)
+    }
+
+    fn health(&self, path: &str) -> String {
+        let url = format!("http://{}{path}", self.server.health());
+        succeed(Command::new("curl").args(["--silent", &url]))
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let metrics = self.health("/metrics");
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_gateways_span_between_the_devices_and_the_upstreams() {
+    // Busy at first: the same spans come again.
+    let mut collector = Collector::start(1);
+    let scene = Scene::start(&format!("otlp = 'http://127.0.0.1:{}'", collector.port)).await;
+    let traceparent = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    let headers = [
+        "--header",
+        traceparent.as_str(),
+        "--header",
+        "tracestate: a=1",
+    ];
+    let sent = scene.ask(
+        "/v1/x?secret",
+        &[&headers[..], &["--user-agent", "\"'\u{e9}"]].concat(),
+    );
+    assert!(scene.upstream.received().contains("tracestate: a=1\r\n"));
+    let refused = scene.ask("/nowhere", &["--request", "ODD"]);
+    assert_eq!(refused, None);
+    let span = collector.next();
+    assert_eq!(
+        sent,
+        Some(format!("00-{TRACE}-{}-01", span["span"].as_str().unwrap()))
+    );
+    let attributes = &span["attributes"];
+    for (found, expected) in [
+        (&span["service"], Value::from("keybound")),
+        (&span["trace"], TRACE.into()),
+        (&span["parent"], PARENT.into()),
+        (&span["name"], "GET /v1/".into()),
+        (&span["kind"], 2.into()),
+        (&span["status"], 0.into()),
+        (&attributes["http.request.method"], "GET".into()),
+        (&attributes["http.route"], "/v1/".into()),
+        (&attributes["url.path"], "/v1/x".into()),
+        (&attributes["server.address"], "localhost".into()),
+        (&attributes["client.address"], "127.0.0.1".into()),
+        (&attributes["http.response.status_code"], 200.into()),
+        (&attributes["http.response.body.size"], 3.into()),
+        (&attributes["network.protocol.version"], "2".into()),
+        (&attributes["user_agent.original"], "\"'\u{e9}".into()),
+        (&attributes["keybound.device"], "a".into()),
+    ] {
+        assert_eq!(*found, expected, "{span}");
+    }
+    assert!(!span.to_string().contains("secret"), "{span}");
+    let took = span["nanoseconds"].as_u64().unwrap();
+    assert!(took > 0 && took < 10_000_000_000, "{span}");
+
+    let span = collector.next();
+    assert_eq!(
+        (&span["name"], &span["parent"]),
+        (&"HTTP".into(), &"".into())
+    );
+    assert_eq!(span["attributes"]["http.request.method"], "_OTHER");
+    assert_eq!(span["attributes"]["keybound.outcome"], "no-route");
+    assert_eq!(span["status"], 0, "the client's error");
+    assert_ne!(span["trace"], TRACE);
+
+    // What the device says is not believed any more.
+    let telemetry = format!(
+        "otlp = 'http://127.0.0.1:{}'\ntrace = 'restart'",
+        collector.port
+    );
+    fs::write(
+        scene.server.path("c.toml"),
+        Scene::config(&scene.upstream, &telemetry),
+    )
+    .unwrap();
+    assert!(scene.server.run(&["reload"]).contains("telemetry"));
+    let sent = scene.ask("/v1/x", &headers).unwrap();
+    assert!(!scene.upstream.received().contains("tracestate"));
+    let started = Instant::now();
+    // A stop sends what is left.
+    scene.server.stop();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let span = collector.next();
+    assert_ne!(span["trace"], TRACE);
+    let (trace, span) = (
+        span["trace"].as_str().unwrap(),
+        span["span"].as_str().unwrap(),
+    );
+    assert_eq!(sent, format!("00-{trace}-{span}-03"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn and_without_a_collector_devices_are_served_as_ever() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    drop(nobody);
+    let scene = Scene::start(&format!("otlp = 'http://127.0.0.1:{port}/v1/traces'")).await;
+    let started = Instant::now();
+    for _ in 0..5 {
+        assert!(scene.ask("/v1/", &[]).is_some());
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+    eventually(Duration::from_secs(15), "spans are lost", || {
+        scene.metric("keybound_spans_lost_total") >= 5
+    });
+    let readiness: Value = serde_json::from_str(&scene.health("/readyz")).unwrap();
+    assert_eq!(
+        (&readiness["ready"], &readiness["degraded"]),
+        (&true.into(), &true.into())
+    );
+    let telemetry = "trace = 'pass'";
+    fs::write(
+        scene.server.path("c.toml"),
+        Scene::config(&scene.upstream, telemetry),
+    )
+    .unwrap();
+    scene.server.run(&["reload"]);
+    let readiness: Value = serde_json::from_str(&scene.health("/readyz")).unwrap();
+    assert_eq!(readiness["degraded"], false, "{readiness}");
+    assert_eq!(scene.ask("/v1/", &[]), None);
+    scene.server.stop();
+}
