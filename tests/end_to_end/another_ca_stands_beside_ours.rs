@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use crate::harness::client::{config_of, connect};
 use crate::harness::pki::{Client, Pki};
 use crate::harness::upstream::Upstream;
-use crate::harness::{Server, Setup, eventually, succeed, text};
+use crate::harness::{Server, Setup, eventually, figure, succeed, text};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -166,6 +166,19 @@ async fn its_devices_are_known_until_its_list_says_otherwise() {
         "keybound_anchor_not_after_seconds{anchor=\"factory\"} 1",
     ] {
         assert!(gauges.contains(gauge), "{gauge} in {gauges}");
+    }
+
+    // Clients that have several certificates are told which of them will do.
+    let address = server.gateway().to_string();
+    let told = succeed(Command::new("openssl").args([
+        "s_client",
+        "-connect",
+        &address,
+        "-servername",
+        "localhost",
+    ]));
+    for name in ["CN = Factory Root", "CN = Factory CA", "CN = Depot CA"] {
+        assert!(told.contains(name), "{name} in {told}");
     }
 
     let (held, other) = (
@@ -324,6 +337,73 @@ async fn a_list_that_cannot_be_used_leaves_the_last_good_one_in_force() {
     put(&crl, &factory.list(&[]));
     eventually(SOON, "a newer one", || good.asks(&server, "/") == ok());
     assert_eq!(readiness(&server)["degraded"], false);
+}
+
+/// Half the new connections with a request took no longer.
+async fn median(server: &Server, client: &Client) -> Duration {
+    let config = config_of(&server.root_file(), Some(client.identity()), &["http/1.1"]);
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let began = Instant::now();
+        let mut stream = connect(server.gateway(), config.clone()).await;
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(text(&answer), "HTTP/1.1 200");
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_half_a_million_costs_a_connection_nothing() {
+    const MANY: usize = 500_000;
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let factory = Pki::new(directory.path(), "Factory CA");
+    let pump = factory.client("/CN=pump");
+    let crl = directory.path().join("factory.crl");
+    fs::write(&crl, factory.list(&[])).unwrap();
+    let place = format!("'{}'", crl.display());
+    let anchors = anchor("factory", &factory.path("ca.pem"), &place, "'cn'");
+    let server = start(directory, &upstream, &anchors);
+    let before = median(&server, &pump).await;
+
+    let mut index = fs::read_to_string(factory.path("index.txt")).unwrap();
+    for number in 0..MANY {
+        let line = format!("R\t400101000000Z\t260101000000Z\t{number:039X}1\tunknown\t/CN=x\n");
+        index.push_str(&line);
+    }
+    fs::write(factory.path("index.txt"), index).unwrap();
+    let list = factory.list(&[]);
+    let began = Instant::now();
+    put(&crl, &list);
+    let entries = format!("keybound_crl_entries{{anchor=\"factory\"}} {MANY}\n");
+    eventually(SOON, "so many", || metrics(&server).contains(&entries));
+    let taken = began.elapsed();
+    let after = median(&server, &pump).await;
+    figure(
+        &format!(
+            "a list of {MANY} revoked certificates ({} MB) is in force after",
+            list.len() / 1_000_000
+        ),
+        format!("{:.2} s", taken.as_secs_f64()),
+    );
+    figure(
+        "a new connection and a request of another CA's device, with an empty list and with that one, p50",
+        format!(
+            "{:.2} and {:.2} ms",
+            before.as_secs_f64() * 1e3,
+            after.as_secs_f64() * 1e3
+        ),
+    );
+    // Nobody scans it: that would be tens of milliseconds.
+    assert!(
+        after < before * 2 + Duration::from_millis(5),
+        "{before:?} {after:?}"
+    );
 }
 
 /// What a small HTTP server answers to everything.
