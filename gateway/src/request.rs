@@ -82,7 +82,7 @@ pub(crate) fn admit(
     } else {
         return Ok(());
     };
-    let is_call = grpc::is_call(request.version(), request.headers());
+    let is_call = grpc::is_call(request.version(), request.method(), request.headers());
     *request.headers_mut() = HeaderMap::new();
     if is_call {
         let media_type = HeaderValue::from_static(grpc::MEDIA_TYPE);
@@ -121,7 +121,7 @@ pub(crate) async fn answer(
     let plan = Plan::of(request.headers(), &telemetry);
     drop(telemetry);
     let mut audit = Audit::begin(&connection, &request, &request_id, &plan);
-    let is_call = grpc::is_call(request.version(), request.headers());
+    let is_call = grpc::is_call(request.version(), request.method(), request.headers());
     let opening = Opening::take(&mut request);
     let websocket = matches!(opening, Ok(Some(_)));
     let one_at_a_time = request.version() != Version::HTTP_2;

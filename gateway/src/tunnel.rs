@@ -112,7 +112,8 @@ pub(crate) async fn carry(connection: &Connection, line: &Line, tunnel: Tunnel) 
     };
     let mut carrying = pin!(carrying);
     let ended = poll_fn(|cx| {
-        if line.is_lost(cx) {
+        // What was read before the cut goes nowhere after it.
+        if line.is_lost(cx) || connection.handle.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         carrying.as_mut().poll(cx)

@@ -136,7 +136,9 @@ impl Notes {
                 continue;
             };
             let Some(gateway) = gateway else { continue };
-            if (route.policy.via.iter()).any(|other| other.device == gateway.device) {
+            if (route.policy.via.iter())
+                .any(|other| other.device.folded() == gateway.device.folded())
+            {
                 self.note(
                     place,
                     format!("{value:?} is written twice, or another gateway is the same device"),

@@ -199,7 +199,9 @@ impl<'a> Permit<'a> {
             return None;
         };
         let mut via = self.placed.route.policy.via.iter();
-        via.find(|gateway| gateway.device == device.device)
+        // Ids are the same whatever the case of their letters.
+        let id = device.device.as_str();
+        via.find(|gateway| gateway.device.as_str().eq_ignore_ascii_case(id))
     }
 
     /// The route that it takes.

@@ -1,11 +1,13 @@
 //! What a gRPC client reads instead of a status and a body (gRPC over HTTP2, "Responses").
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
 /// Whether a request is a gRPC call. gRPC-Web, which browsers speak and somebody behind the gateway translates, is not.
-pub(crate) fn is_call(version: Version, headers: &HeaderMap) -> bool {
+/// Nor is anything but a POST one: of a CONNECT, a 200 would open a tunnel.
+pub(crate) fn is_call(version: Version, method: &Method, headers: &HeaderMap) -> bool {
     version == Version::HTTP_2
+        && method == Method::POST
         && headers.get(CONTENT_TYPE).is_some_and(|media_type| {
             let rest = media_type.as_bytes().strip_prefix(MEDIA_TYPE.as_bytes());
             rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
@@ -60,7 +62,10 @@ mod tests {
             let mut headers = HeaderMap::new();
             let media_type = HeaderValue::from_str(media_type).expect("a value");
             headers.insert(CONTENT_TYPE, media_type);
-            assert_eq!(is_call(version, &headers), expected);
+            assert_eq!(is_call(version, &Method::POST, &headers), expected);
+            for other in [Method::CONNECT, Method::GET, Method::HEAD, Method::PUT] {
+                assert!(!is_call(version, &other, &headers), "{other}");
+            }
         };
         check(Version::HTTP_2, "application/grpc", true);
         check(Version::HTTP_2, "application/grpc+proto", true);
@@ -68,7 +73,7 @@ mod tests {
         check(Version::HTTP_2, "application/grpc-web", false);
         check(Version::HTTP_2, "application/grp", false);
         check(Version::HTTP_11, "application/grpc", false);
-        assert!(!is_call(Version::HTTP_2, &HeaderMap::new()));
+        assert!(!is_call(Version::HTTP_2, &Method::POST, &HeaderMap::new()));
     }
 
     #[test]

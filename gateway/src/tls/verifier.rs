@@ -37,13 +37,6 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        // Before anything is parsed: whoever pays for reading these is not known yet.
-        let length = |certificates: &[CertificateDer<'_>]| -> usize {
-            certificates.iter().map(|one| one.len()).sum()
-        };
-        if end_entity.len() > MAX_LEAF_LENGTH || length(intermediates) > MAX_OTHERS_LENGTH {
-            return Err(Error::InvalidCertificate(Presented::TooLarge.into()));
-        }
         let now = Timestamp(now.as_secs());
         if let Err(error) = self.anchors.verify(end_entity, intermediates, now) {
             // What is wrong with it, by whoever claims to have made it.
@@ -86,6 +79,14 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         fail::fail_point!("gateway::verifier");
+        // Before anything is parsed: whoever pays for reading these is not known yet. And whoever presents them keeps
+        // them for as long as the connection, so it holds where strangers are let pass, too.
+        let length = |certificates: &[CertificateDer<'_>]| -> usize {
+            certificates.iter().map(|one| one.len()).sum()
+        };
+        if end_entity.len() > MAX_LEAF_LENGTH || length(intermediates) > MAX_OTHERS_LENGTH {
+            return Err(Error::InvalidCertificate(Presented::TooLarge.into()));
+        }
         match (self.judge(end_entity, intermediates, now), self.clients) {
             (Ok(()), _) | (Err(_), Clients::Any) => Ok(ClientCertVerified::assertion()),
             (Err(error), Clients::Required | Clients::Optional) => Err(error),

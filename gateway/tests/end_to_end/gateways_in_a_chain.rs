@@ -77,7 +77,7 @@ async fn inner(outer: &Outer, client: ClientMode) -> (Rig, Identity) {
     let edge = rig.device("edge-1", 1).await;
     let policy = RoutePolicy {
         client,
-        via: vec![outer.trusted("edge-1")],
+        via: vec![outer.trusted("Edge-1")],
         ..RoutePolicy::default()
     };
     let forms = vec![IdentityHeader::DeviceId, IdentityHeader::Assertion];

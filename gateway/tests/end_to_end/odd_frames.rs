@@ -101,6 +101,11 @@ fn refused() -> Vec<Odd> {
         with(b":method", b"GET / HTTP/1.1\r\nx: y\r\n\r\nGET"),
         with(b":method", b"TRACE"),
         with(b":method", b"CONNECT"),
+        // A call is refused with 200 and trailers, which to a CONNECT would say that there is a tunnel.
+        with(b":method", b"CONNECT")
+            .without(b":scheme")
+            .without(b":path")
+            .and(b"content-type", b"application/grpc"),
         with(b":method", b"CONNECT")
             .without(b":scheme")
             .without(b":path"),

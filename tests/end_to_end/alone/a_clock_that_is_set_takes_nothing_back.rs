@@ -259,6 +259,10 @@ fn a_month_ahead_while_it_runs_and_back() {
     assert!((not_before - (now() + month - 300)).abs() < 30);
     assert_eq!(not_after - not_before, 90 * 86_400 + 300);
     assert_eq!(target.get(&early, &of_the_future).unwrap().status, 200);
+    enroll(&target, "gone-too");
+    revoke(&target, "gone-too");
+    let ahead = crl(&target, 2);
+    assert!(ahead.0 > before.0 && ahead.1 > before.1, "{ahead:?}");
     clock.set(2 * 2 * month);
     assert_refused(&target.get(&old, &certificate).unwrap(), "expired");
 
@@ -275,10 +279,11 @@ fn a_month_ahead_while_it_runs_and_back() {
     );
     revoke(&target, "waiting");
     // Nobody could use a list that is dated in the future, so this one is dated back, with a greater number.
-    let after = crl(&target, 2);
+    let after = crl(&target, 3);
+    assert!(after.0 > ahead.0, "{ahead:?} {after:?}");
     assert!(
-        after.0 > before.0 && after.1 >= before.1,
-        "{before:?} {after:?}"
+        before.1 <= after.1 && after.1 < ahead.1,
+        "{before:?} {ahead:?} {after:?}"
     );
     assert_monotone(&server);
     let directory = server.stop();

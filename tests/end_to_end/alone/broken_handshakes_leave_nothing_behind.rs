@@ -118,9 +118,11 @@ fn at_every_byte_and_in_every_way() {
                 Leaving::HalfClose,
                 Leaving::CloseNotify,
             ];
-            // Every length comes, the first and the last bytes of a flight as well as the middle.
+            // Every length comes, the first and the last bytes of a flight as well as the middle, and in the long run
+            // every length in every way.
             let sent = number * 7 % longest;
-            broken_off(&server, &config, sent, ways[number % ways.len()]);
+            let way = ways[(number + number / longest) % ways.len()];
+            broken_off(&server, &config, sent, way);
         }
     };
     let at_rest = || {

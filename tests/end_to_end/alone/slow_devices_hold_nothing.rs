@@ -87,7 +87,8 @@ async fn twelve_hundred_exchanges_of_every_kind() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (held, during) = (upstream.open(), memory(&server));
     assert!(held > 1_200, "{held} exchanges with the upstream");
-    honest.times(50).await.report("beside 1,250 slow exchanges");
+    let p99 = honest.times(50).await.report("beside 1,250 slow exchanges");
+    assert!(p99 < Duration::from_millis(250), "{p99:?}");
 
     let heads = slowest(heads).await;
     let bodies = slowest(bodies).await;
