@@ -492,6 +492,10 @@ const RULES: &[Rule] = &[
         "the indexes that are used up",
         "UPDATE lease SET next = end + 1",
     ),
+    rule(
+        "a class of groups",
+        "INSERT INTO class (number, members) VALUES (3, 'red')",
+    ),
     // Values that are none.
     rule("cannot be read", "UPDATE device SET created_at = -1"),
     rule("cannot be read", "UPDATE token SET expires_at = -1"),

@@ -58,19 +58,14 @@ async fn a_thousand_connections_in_rounds() {
         format!("{rounds:?}"),
     );
     // The second half of the rounds adds nothing to the first but noise, and what `explain` remembers of each request.
-    let median = |rounds: &[(u64, u64)], of: fn(&(u64, u64)) -> u64| {
-        let mut figures: Vec<_> = rounds.iter().map(of).collect();
-        figures.sort_unstable();
-        figures[figures.len() / 2]
-    };
+    // The first round finds everything empty and says nothing; what is closed is the allocator's to give back.
+    let highest = |rounds: &[(u64, u64)]| rounds.iter().map(|round| round.0).max().unwrap();
     let (first, second) = rounds.split_at(rounds.len() / 2);
     let remembered = (first.len() as u64) * 1_000 * DECISION / 1024;
-    for of in [|round: &(u64, u64)| round.0, |round: &(u64, u64)| round.1] {
-        assert!(
-            median(second, of) < median(first, of) + remembered + 4 * 1024,
-            "it grows: {rounds:?}"
-        );
-    }
+    assert!(
+        highest(second) < highest(&first[1..]) + remembered + 8 * 1024,
+        "it grows: {rounds:?}"
+    );
 }
 
 /// Bytes that a decision takes, until there are 49,152 of them.
