@@ -91,7 +91,7 @@ upstream = "https://10.0.0.1"
 identity = ["device-id", "XFCC"]
 "#;
     let expected = [
-        "line 2: the top level has no key \"dta\"; its keys are: data, trust_domain, names, gateway, ca, enrollment, health",
+        "line 2: the top level has no key \"dta\"; its keys are: data, trust_domain, names, gateway, ca, enrollment, health, telemetry",
         "line 3: \"*.example.com\" is a wildcard, which is not supported; write each name",
         "line 4: the trust domain \"Example\" is refused: the trust domain is not 1-255 characters of a-z 0-9 . _ -",
         "line 6: device_certificate_days must lie between 1 and 3650",
