@@ -233,6 +233,9 @@ pub enum ReadError {
         /// Its length in bytes.
         length: usize,
     },
+    /// Another CA's, with a URI in our trust domain.
+    #[error("another CA made it, and a URI in it lies in the trust domain of this installation")]
+    OwnTrustDomain,
     /// Not a DER certificate.
     #[error("it is not a DER certificate")]
     NotDer,

@@ -16,6 +16,7 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 
+use crate::TrustDomain;
 use crate::certificate::{Parsed, ReadError, Validity};
 use crate::element::{self, Elements, NotDer};
 use crate::fingerprint::Fingerprint;
@@ -273,6 +274,33 @@ fn check_usages(parsed: &Parsed<'_>) -> Result<(), ReadError> {
         Some(ParsedExtension::ExtendedKeyUsage(_)) => Err(ReadError::NoClientAuth),
         Some(_) => Err(ReadError::MalformedExtension),
     }
+}
+
+/// Fails if a URI among a certificate's subjectAltNames lies in this trust domain, whoever may have meant what by it: back ends
+/// that are told a certificate's names take it for one of ours.
+pub fn refuse_names_of(domain: &TrustDomain, parsed: &Parsed<'_>) -> Result<(), ReadError> {
+    let extension = parsed
+        .x509()
+        .get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME)
+        .map_err(|_| ReadError::DuplicateExtension)?;
+    let Some(extension) = extension else {
+        return Ok(());
+    };
+    let malformed = |NotDer| ReadError::MalformedExtension;
+    let names = element::only(extension.value, element::SEQUENCE).map_err(malformed)?;
+    let mut names = Elements::of(names.content).map_err(malformed)?;
+    let ours = format!("spiffe://{domain}");
+    while let Some(name) = names.next().map_err(malformed)? {
+        let begins = name.content.get(..ours.len());
+        let after = name.content.get(ours.len());
+        if name.tag == URI
+            && begins.is_some_and(|begin| begin.eq_ignore_ascii_case(ours.as_bytes()))
+            && matches!(after, None | Some(b'/' | b':' | b'?' | b'#'))
+        {
+            return Err(ReadError::OwnTrustDomain);
+        }
+    }
+    Ok(())
 }
 
 /// The content of the one subjectAltName with this tag. Names of other types may stand beside it.

@@ -29,7 +29,7 @@ pub use certificate::{Leaf, ReadError};
 pub use device_name::{CertificateSerial, DeviceName};
 pub use enrollment_code::{EnrollmentCode, Token};
 pub use fingerprint::Fingerprint;
-pub use foreign::{ForeignId, ForeignLeaf, ForeignSerial, IdRule};
+pub use foreign::{ForeignId, ForeignLeaf, ForeignSerial, IdRule, refuse_names_of};
 pub use labels::{DeviceLabels, Group, LabelChange, LabelValue, Tag};
 pub use name::{DeviceId, Name, NameError};
 pub use problem::Problem;

@@ -257,6 +257,11 @@ pub enum CrlFault {
     /// Older than the one in force.
     #[error("it is older than the one in force")]
     Older,
+    /// One that is in force is missing beside it.
+    #[error(
+        "a list that is in force, by one of its CAs, is not there any more; a reload takes it out"
+    )]
+    Missing,
 }
 
 impl From<NotDer> for CrlFault {

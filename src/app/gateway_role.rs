@@ -70,7 +70,8 @@ pub(super) async fn bind_gateway(
     };
     let builtin_route = builtin_upstream.as_ref().map(|(_, route)| route);
     let snapshot = snapshot(config, gateway, builtin_route).map_err(StartFault::Listen)?;
-    let foreign = foreign::gateway_anchors(&gateway.anchors).map_err(StartFault::Foreign)?;
+    let foreign = foreign::gateway_anchors(&gateway.anchors, &common.trust.domain)
+        .map_err(StartFault::Foreign)?;
     let acceptor = Arc::new(Acceptor::new(AcceptorOptions {
         policy: policy(gateway, &snapshot, &foreign, &common.trust),
         kinds: &[Kind::Device],

@@ -19,7 +19,7 @@ use gateway::tls::ServerCertificate;
 use gateway::{AssertionSigner, Gateway};
 use identity::ServerAddress;
 use identity::chain::Anchors;
-use identity::{CaCertificate, Identity, SpiffeId};
+use identity::{CaCertificate, Identity, SpiffeId, TrustDomain};
 use prometheus_client::registry::Registry;
 use rustls::DistinguishedName;
 use rustls::pki_types::CertificateDer;
@@ -102,6 +102,8 @@ struct Trust {
     certificate: Arc<ServerCertificate>,
     anchors: Anchors,
     hints: Vec<DistinguishedName>,
+    /// In which the CA names devices.
+    domain: TrustDomain,
 }
 
 impl Server {
@@ -148,6 +150,7 @@ impl Server {
                 certificate: Arc::clone(renewal.certificate()),
                 anchors: Anchors::new(std::slice::from_ref(device_ca))?,
                 hints: subject_of(device_ca),
+                domain: authority.trust_domain().clone(),
             },
             assertions: Arc::new(assertion_key::signer(&config.data, issuer(&authority))?),
             authority: Arc::clone(&authority),

@@ -223,7 +223,7 @@ impl Reloader {
     /// Puts other lists of revoked certificates in force beside everything else that is. Returns how many connections
     /// that ended.
     pub(super) fn publish_foreign(&self, config: &Config) -> Result<usize, String> {
-        let anchors = foreign::gateway_anchors(foreign::anchors_of(config))?;
+        let anchors = foreign::gateway_anchors(foreign::anchors_of(config), &self.trust_domain)?;
         let gateway = self.parts.gateway.as_ref();
         Ok(gateway.map_or(0, |(gateway, _)| gateway.publish_foreign(anchors)))
     }
@@ -276,7 +276,7 @@ impl Parts {
             return Ok(None);
         };
         let snapshot = gateway_role::snapshot(config, written, self.builtin.as_ref())?;
-        let foreign = foreign::gateway_anchors(&written.anchors)?;
+        let foreign = foreign::gateway_anchors(&written.anchors, &self.trust.domain)?;
         let policy = acceptor
             .prepare(gateway_role::policy(
                 written,

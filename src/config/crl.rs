@@ -79,18 +79,21 @@ impl CrlSource {
         })
     }
 
-    /// Takes what was found there now, unless a list of it is older than the one before.
+    /// Takes what was found there now, unless a list of it is older than the one before, or one from before is missing: an
+    /// older one could come in its place later, with nothing to compare it with.
     pub(crate) fn replace(
         &mut self,
         lists: Vec<Arc<RevocationList>>,
         stamp: Option<FileStamp>,
     ) -> Result<(), CrlFault> {
-        for list in &lists {
-            let mut same = self.lists.iter();
-            let same = same.find(|one| (one.issuer, one.scope) == (list.issuer, list.scope));
-            if let Some(before) = same {
-                list.check_follows(before)?;
+        for before in &self.lists {
+            let mut same = (lists.iter())
+                .filter(|one| (one.issuer, one.scope) == (before.issuer, before.scope))
+                .peekable();
+            if same.peek().is_none() {
+                return Err(CrlFault::Missing);
             }
+            same.try_for_each(|list| list.check_follows(before))?;
         }
         self.lists = lists;
         self.stamp = stamp;
@@ -121,4 +124,79 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
         return Err(CrlFault::TooLarge.to_string());
     }
     files::read_at_most(path, MAX_LENGTH).map_err(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
+    };
+
+    use super::*;
+
+    struct Ca {
+        read: CaCertificate,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    fn ca(name: &str) -> Ca {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("made");
+        let certificate = params.self_signed(&key).expect("made");
+        Ca {
+            read: CaCertificate::read(certificate.der()).expect("made"),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn list(by: &Ca, number: u8) -> Arc<RevocationList> {
+        let now = std::time::SystemTime::now();
+        let seconds = std::time::Duration::from_secs;
+        let params = CertificateRevocationListParams {
+            this_update: (now - seconds(600) + seconds(u64::from(number))).into(),
+            next_update: (now + seconds(3_600)).into(),
+            crl_number: SerialNumber::from(vec![number]),
+            issuing_distribution_point: None,
+            revoked_certs: vec![],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let der = params.signed_by(&by.issuer).expect("made");
+        let authorities = std::slice::from_ref(&by.read);
+        Arc::new(RevocationList::read(der.der(), authorities, ca::now()).expect("made"))
+    }
+
+    #[test]
+    fn a_list_that_is_in_force_is_not_left_out() {
+        let (root, issuing) = (ca("Root"), ca("Issuing"));
+        let of_root = list(&root, 1);
+        let (older, current, newer) = (list(&issuing, 5), list(&issuing, 6), list(&issuing, 7));
+        let mut source = CrlSource {
+            place: CrlPlace::File("bundle.pem".into()),
+            lists: vec![Arc::clone(&of_root), Arc::clone(&current)],
+            stamp: None,
+        };
+        let mut check =
+            |lists: &[&Arc<RevocationList>], expected, then: &[&Arc<RevocationList>]| {
+                let lists = lists.iter().map(|list| Arc::clone(list)).collect();
+                assert_eq!(source.replace(lists, None), expected);
+                let held: Vec<_> = source.lists.iter().map(|list| list.fingerprint).collect();
+                let then: Vec<_> = then.iter().map(|list| list.fingerprint).collect();
+                assert_eq!(held, then);
+            };
+        let both = [&of_root, &current];
+        // In two steps an older one would have come in.
+        check(&[&of_root], Err(CrlFault::Missing), &both);
+        check(&[&of_root, &older], Err(CrlFault::Older), &both);
+        check(&[], Err(CrlFault::Missing), &both);
+        check(&[&newer, &of_root], Ok(()), &[&newer, &of_root]);
+        // Nor does one that is newer hide one beside it that is not.
+        let two = [&newer, &current, &of_root];
+        check(&two, Err(CrlFault::Older), &[&newer, &of_root]);
+    }
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use gateway::ForeignAnchors;
-use identity::CaCertificate;
+use identity::{CaCertificate, TrustDomain};
 
 use crate::config::AnchorConfig;
 
-/// What the gateway judges by. The error says what is wrong with which anchor.
-pub(crate) fn gateway_anchors(anchors: &[AnchorConfig]) -> Result<Arc<ForeignAnchors>, String> {
+/// What the gateway judges by, beside the CA of this trust domain. The error says what is wrong with which anchor.
+pub(crate) fn gateway_anchors(
+    anchors: &[AnchorConfig],
+    own: &TrustDomain,
+) -> Result<Arc<ForeignAnchors>, String> {
     let written: Vec<_> = anchors.iter().map(AnchorConfig::to_gateway).collect();
     ForeignAnchors::new(&written)
-        .map(Arc::new)
+        .map(|anchors| Arc::new(anchors.beside(own.clone())))
         .map_err(|faults| {
             let faults = faults.iter().map(|(position, fault)| {
                 let name = anchors.get(*position).map_or("", |one| one.name.as_str());
@@ -35,7 +38,8 @@ pub(crate) fn refuse_own(anchors: &[AnchorConfig], own: &[CaCertificate]) -> Res
     Ok(())
 }
 
-/// Fails if a list of `new` is older than the one in `old` by the same CA and about the same.
+/// Fails if a list of `new` is older than the one in `old` by the same CA and about the same, or is missing although its CA
+/// is still believed by lists.
 pub(crate) fn check_follows(new: &[AnchorConfig], old: &[AnchorConfig]) -> Result<(), String> {
     for anchor in new {
         for list in anchor.newest() {

@@ -10,7 +10,7 @@ use identity::certificate::{Parsed, Validity};
 use identity::revocation_list::RevocationList;
 use identity::{
     CaCertificate, Fingerprint, ForeignId, ForeignLeaf, ForeignSerial, IdRule, Name, ReadError,
-    Timestamp,
+    Timestamp, TrustDomain, refuse_names_of,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -45,6 +45,8 @@ pub struct ForeignAnchors {
     /// By the CA's certificate.
     authorities: HashMap<Fingerprint, Authority>,
     certificates: Vec<CertificateDer<'static>>,
+    /// Names in it are for our own CA to give.
+    own: Option<TrustDomain>,
 }
 
 /// Whose devices they are and what they are called.
@@ -104,6 +106,11 @@ pub enum ForeignFault {
          CA out of certificates if it issues none"
     )]
     NoList(Fingerprint),
+    /// No list speaks for the CAs below a CA.
+    #[error(
+        "no list of the CA with SHA-256 {0} speaks for the CAs below it, which could not be withdrawn; add its list about CAs to crl"
+    )]
+    NoListAboutAuthorities(Fingerprint),
     /// A CA below another one could not be withdrawn.
     #[error("the serial of the CA certificate with SHA-256 {0} is none that a list could name")]
     AuthoritySerial(Fingerprint),
@@ -146,6 +153,12 @@ impl ForeignAnchors {
         }
     }
 
+    /// The same beside a CA of ours, in whose trust domain none of them may name anybody.
+    pub fn beside(mut self, own: TrustDomain) -> Self {
+        self.own = Some(own);
+        self
+    }
+
     /// Every CA certificate.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
@@ -173,8 +186,12 @@ impl ForeignAnchors {
         voucher: Voucher,
     ) -> Option<Result<(Arc<Lineage>, Validity), ReadError>> {
         let anchor = &self.authorities.get(&voucher.authority)?.anchor;
-        let leaf = Parsed::from_der(certificate)
-            .and_then(|parsed| ForeignLeaf::read(&parsed, &anchor.id_from));
+        let leaf = Parsed::from_der(certificate).and_then(|parsed| {
+            if let Some(own) = &self.own {
+                refuse_names_of(own, &parsed)?;
+            }
+            ForeignLeaf::read(&parsed, &anchor.id_from)
+        });
         Some(leaf.map(|leaf| {
             let lineage = Lineage {
                 id: ForeignId {
@@ -273,27 +290,36 @@ impl Authority {
         if own.is_empty() {
             return Err(ForeignFault::NoList(ca.fingerprint()));
         }
-        let mut superiors = written
-            .authorities
-            .iter()
-            .filter(|other| !ca.is_self_issued() && ca.names_as_issuer(other))
-            .peekable();
-        if superiors.peek().is_some() && ca.serial().is_none() {
-            return Err(ForeignFault::AuthoritySerial(ca.fingerprint()));
+        let mut is_revoked = false;
+        let mut ends: Vec<_> = own.iter().map(|list| list.next_update).collect();
+        // Up to the top: what a CA above has withdrawn takes all below it along.
+        let mut line = vec![ca];
+        let mut done = 0;
+        while let Some(below) = line.get(done).copied() {
+            done += 1;
+            let superiors = (written.authorities.iter())
+                .filter(|other| !below.is_self_issued() && below.names_as_issuer(other));
+            for superior in superiors {
+                let serial = below.serial();
+                let serial = serial.ok_or(ForeignFault::AuthoritySerial(below.fingerprint()))?;
+                let about_it = newest(lists, superior, true);
+                if about_it.is_empty() {
+                    let superior = superior.fingerprint();
+                    return Err(ForeignFault::NoListAboutAuthorities(superior));
+                }
+                is_revoked |= about_it.iter().any(|list| list.has(&serial));
+                ends.extend(about_it.iter().map(|list| list.next_update));
+                let is_known = |one: &&CaCertificate| one.fingerprint() == superior.fingerprint();
+                if !line.iter().any(is_known) {
+                    line.push(superior);
+                }
+            }
         }
-        let about_it: Vec<_> = superiors
-            .flat_map(|superior| newest(lists, superior, true))
-            .collect();
-        let is_listed = |list: &Arc<RevocationList>| {
-            let serial = ca.serial();
-            serial.is_some_and(|serial| list.has(&serial))
-        };
-        let ends = own.iter().chain(&about_it).map(|list| list.next_update);
         Ok(Self {
             anchor: Arc::clone(anchor),
             validity: ca.validity(),
-            is_revoked: about_it.iter().any(is_listed),
-            lists_end: ends.min(),
+            is_revoked,
+            lists_end: ends.into_iter().min(),
             lists: Some(own),
         })
     }

@@ -190,9 +190,74 @@ fn an_intermediate_ca_needs_a_list_of_its_own_and_can_be_withdrawn() {
     )]);
     let no_list = (0, ForeignFault::NoList(root.certificate.fingerprint()));
     assert_eq!(only_cas.expect_err("refused"), [no_list]);
+    // Whose list says nothing of CAs could withdraw none.
+    let only_devices = ForeignAnchors::new(&[anchor(
+        "factory",
+        &both,
+        Some(&[about_devices.clone(), of_issuing.clone()]),
+    )]);
+    let no_list = ForeignFault::NoListAboutAuthorities(root.certificate.fingerprint());
+    assert_eq!(only_devices.expect_err("refused"), [(0, no_list)]);
     let split = [about_cas, about_devices, of_issuing];
     let anchors = of(&[anchor("factory", &both, Some(&split))]);
     assert_eq!(anchors.check(&direct, NOW), Err(Denial::Revoked));
+}
+
+#[test]
+fn what_a_ca_far_above_has_withdrawn_takes_all_below_it_along() {
+    let root = ca("Root", 1, None);
+    let policy = ca("Policy", 2, Some(&root));
+    let issuing = ca("Issuing", 3, Some(&policy));
+    let all = [&root, &policy, &issuing];
+    let judged = |of_root: Arc<RevocationList>| {
+        let lists = [
+            of_root,
+            list(&policy, 4, &[], Scope::All),
+            list(&issuing, 5, &[], Scope::All),
+        ];
+        let anchors = of(&[anchor("factory", &all, Some(&lists))]);
+        let pump = lineage(&anchors, &issuing, true, &device(&issuing, 6, "pump"));
+        let end = lists[0].next_update;
+        (anchors.check(&pump, NOW), anchors.check(&pump, end))
+    };
+    assert_eq!(
+        judged(list(&root, 2, &[], Scope::All)),
+        (Ok(()), Err(Denial::CrlStale))
+    );
+    let withdrawn = judged(list(&root, 2, &[2], Scope::All));
+    assert_eq!(withdrawn, (Err(Denial::Revoked), Err(Denial::Revoked)));
+    // Another's serial is nobody's here.
+    assert_eq!(judged(list(&root, 2, &[3], Scope::All)).0, Ok(()));
+}
+
+#[test]
+fn nobody_elses_ca_names_anybody_in_our_trust_domain() {
+    let factory = ca("Factory", 1, None);
+    let own = identity::TrustDomain::parse("keybound.test").expect("legal");
+    let anchors = of(&[anchor("factory", &[&factory], None)]).beside(own);
+    let voucher = Voucher {
+        authority: factory.certificate.fingerprint(),
+        is_issuer: true,
+    };
+    let check = |uri: &str, expected: Result<(), ReadError>| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "pump");
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().expect("ASCII"))];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &factory.issuer);
+        let certificate = certificate.expect("a certificate");
+        let read = anchors.read(certificate.der(), voucher).expect("an anchor");
+        assert_eq!(read.map(|_| ()), expected, "{uri}");
+    };
+    let ours = Err(ReadError::OwnTrustDomain);
+    check("spiffe://keybound.test/device/victim", ours);
+    check("SPIFFE://Keybound.Test/device/victim", ours);
+    check("spiffe://keybound.test", ours);
+    check("spiffe://keybound.test:8443/x", ours);
+    check("spiffe://keybound.tests/device/victim", Ok(()));
+    check("spiffe://factory.test/device/victim", Ok(()));
+    check("urn:factory:pump", Ok(()));
 }
 
 #[test]
