@@ -1,4 +1,5 @@
 //! One connection, from its handshake to its end.
+//! Long, because HTTP/1.1 and HTTP/2 end in the same ways, and are held beside each other.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

@@ -4,6 +4,7 @@
 //! After the cut every read and write fails. In front of HTTP/1.1 the watcher sees all bytes first; a head
 //! is withheld until it is whole and clean. A request that breaks a rule is replaced by a request that only
 //! this file writes, so that its refusal takes its place after the answers before it.
+//! Long, because all that reads or writes these bytes has to pass the one cut, and is seen to here.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,5 @@
 //! The path of a request, in the order of the design: one function, from the parsed head to the answer.
+//! Long, because that order must be seen in one place; what each step does is elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

@@ -1,7 +1,7 @@
 //! The one reader of a certificate's identity.
 //!
 //! Exactly one name, of one type, byte for byte, or an error that names the rule that failed. A
-//! distinguished name is never an identity: its printed form is ambiguous.
+//! distinguished name is never an identity: its printed form is ambiguous. A third of this file is its tests.
 
 use x509_parser::asn1_rs::{Any, Class, Oid, Tag};
 use x509_parser::certificate::X509Certificate;

@@ -1,4 +1,5 @@
 //! The composition root: builds every part from the configuration, joins them, and takes them down in order.
+//! Long, because the order of the start and that of the stop are read side by side.
 
 mod certificate_watch;
 mod crl_watch;

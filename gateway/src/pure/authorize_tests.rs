@@ -1,3 +1,5 @@
+//! Long, because one decision is tried here in all its orders.
+
 use identity::labels::Group;
 
 use super::*;

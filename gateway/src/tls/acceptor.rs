@@ -1,4 +1,5 @@
-//! The acceptor: from a TCP connection to a finished handshake, or the reason why not.
+//! The acceptor: from a TCP connection to a finished handshake, or the reason why not. With its policy, because
+//! what a policy says and what a handshake does with it are one subject.
 
 use std::collections::HashMap;
 use std::pin::pin;
