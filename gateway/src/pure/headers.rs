@@ -1,4 +1,4 @@
-//! Headers and trailers on their way through: what is removed, and what the gateway says instead. Half of this file is its
+//! Headers and trailers on their way through: what is removed, and what the gateway says instead. A third of this file is its
 //! tests.
 
 use std::net::IpAddr;
