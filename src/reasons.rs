@@ -55,6 +55,9 @@ pub(crate) fn reason(outcome: Outcome) -> &'static str {
         Code::GroupNotAllowed => {
             "The device is in none of the groups that the route admits; `keybound device label ID --group NAME` puts it in one. Devices of other CAs are in none."
         }
+        Code::WebsocketNotAllowed => {
+            "The request asked for a WebSocket, and the route has websocket = false. Whoever sent it may send requests there."
+        }
         Code::AnchorRemoved => {
             "The anchor that vouched for the device has been taken out of the configuration, or its id_from or table names the device otherwise now. Its connection was ended."
         }

@@ -25,6 +25,7 @@ pub enum Code {
     CertificateRequired,
     CertificateUntrusted,
     GroupNotAllowed,
+    WebsocketNotAllowed,
     AssertionInvalid,
     AnchorRemoved,
     AnchorExpired,
@@ -53,7 +54,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their declaration.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::IdentityInvalid,
         Self::NotYetValid,
         Self::Expired,
@@ -69,6 +70,7 @@ impl Code {
         Self::CertificateRequired,
         Self::CertificateUntrusted,
         Self::GroupNotAllowed,
+        Self::WebsocketNotAllowed,
         Self::AssertionInvalid,
         Self::AnchorRemoved,
         Self::AnchorExpired,
@@ -113,6 +115,7 @@ impl Code {
             Self::CertificateRequired => "certificate-required",
             Self::CertificateUntrusted => "certificate-untrusted",
             Self::GroupNotAllowed => "group-not-allowed",
+            Self::WebsocketNotAllowed => "websocket-not-allowed",
             Self::AssertionInvalid => "assertion-invalid",
             Self::AnchorRemoved => "anchor-removed",
             Self::AnchorExpired => "anchor-expired",

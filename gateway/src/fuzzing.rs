@@ -140,6 +140,7 @@ impl Caller {
         let asked = Asked {
             host: &asked,
             path: "/",
+            websocket: false,
         };
         let standing = Standing {
             status: Status::Active,

@@ -383,6 +383,12 @@ fn denied(denial: Denial) -> Fields {
             "Group not allowed",
             "The device is in none of the groups that this route admits. Ask an operator to add it to one.",
         ),
+        Denial::WebSocketNotAllowed => (
+            S::FORBIDDEN,
+            Code::WebsocketNotAllowed,
+            "WebSocket not allowed",
+            "This route opens no WebSockets. Send requests, or ask an operator to allow them.",
+        ),
         Denial::AnchorRemoved => (
             S::FORBIDDEN,
             Code::AnchorRemoved,

@@ -277,6 +277,7 @@ async fn forward(
     let asked = Asked {
         host: &normal,
         path: request.uri().path(),
+        websocket: opening.is_some(),
     };
 
     // One status, one snapshot, one clock. The connection has been in the index since before this.

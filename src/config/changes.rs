@@ -281,6 +281,11 @@ mod tests {
             ]
         );
         let (sentences, _) = between(
+            "[ca]\n[gateway]\nroute = [{ upstream = 'http://b' }]",
+            "[ca]\n[gateway]\nroute = [{ upstream = 'http://b', websocket = false }]",
+        );
+        assert_eq!(sentences, ["route any host / changed"]);
+        let (sentences, _) = between(
             "[ca]\n[gateway]\nroute = [{ upstream = 'http://b', path = '/a' }, { upstream = 'http://b' }]",
             "[ca]\n[gateway]\nroute = [{ upstream = 'http://b', path = '/a' }]",
         );

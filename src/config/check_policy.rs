@@ -91,6 +91,7 @@ impl Notes {
             max_head: self.size(keys.max_head, "max_head", LONGEST_HEAD),
             max_body: self.size(keys.max_body, "max_body", LONGEST_BODY),
             rate: own.unwrap_or(rate),
+            refuses_websockets: keys.websocket == Some(false),
         }
     }
 

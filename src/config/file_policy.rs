@@ -24,6 +24,7 @@ pub(crate) struct PolicyKeys {
     pub(crate) max_body: Option<Located<String>>,
     pub(crate) rate: Option<Located<String>>,
     pub(crate) burst: Option<Located<i64>>,
+    pub(crate) websocket: Option<bool>,
 }
 
 /// `[[gateway.trusted_gateway]]`
@@ -75,6 +76,7 @@ impl PolicyKeys {
             max_body: section.string("max_body", notes),
             rate: section.string("rate", notes),
             burst: section.integer("burst", notes),
+            websocket: section.boolean("websocket", notes),
         }
     }
 }

@@ -111,6 +111,16 @@ impl<'t> Section<'t> {
         })
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &'static str, notes: &mut Notes<'_>) -> Option<bool> {
+        let value = self.value(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            self.wrong_type(key, value, "true or false", notes);
+        }
+        boolean
+    }
+
     /// A table in this one.
     pub(super) fn section(
         &mut self,

@@ -187,6 +187,7 @@ path = "/c"
 upstream = "http://10.0.0.1:80"
 client = "request"
 rate = "unlimited"
+websocket = false
 "#;
     let gateway = judge(source)
         .expect("legal")
@@ -204,6 +205,7 @@ rate = "unlimited"
             policy.max_head,
             policy.max_body,
             rate,
+            policy.refuses_websockets,
         )
     };
     use gateway::{ClientMode, RateScope};
@@ -215,6 +217,7 @@ rate = "unlimited"
             Some(8192),
             Some(1 << 20),
             scope(50, RateScope::Gateway),
+            false,
         ),
         (
             ClientMode::Anonymous,
@@ -222,8 +225,9 @@ rate = "unlimited"
             None,
             None,
             scope(3, RateScope::Route),
+            false,
         ),
-        (ClientMode::Request, None, None, None, None),
+        (ClientMode::Request, None, None, None, None, true),
     ];
     assert_eq!(policies.into_iter().map(text).collect::<Vec<_>>(), expected);
 }

@@ -412,6 +412,7 @@ fn values_out_of_range_or_of_no_use_are_refused() {
             "200",
         ],
     );
+    check_all("websocket", &["\"false\"", "0", "[true]"]);
     check_all("burst", &["0", "-1", "1000001", "99999999999999999999"]);
     check_all(
         "max_head",

@@ -144,6 +144,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) host: &'a Host<'a>,
     /// The path, byte for byte, without the query.
     pub(crate) path: &'a str,
+    /// Whether it asks for a WebSocket, over HTTP/1.1 or HTTP/2.
+    pub(crate) websocket: bool,
 }
 
 /// What the registry says of a certificate, as far as this gateway knows.
@@ -269,6 +271,8 @@ pub(crate) enum Denial {
     Untrusted(HandshakeFault),
     /// The device is in none of the route's groups.
     GroupNotAllowed,
+    /// The route opens no WebSockets.
+    WebSocketNotAllowed,
     /// The anchor that vouched for the certificate is none any more, or calls the device otherwise.
     AnchorRemoved,
     /// The certificate of the CA that vouches for the certificate is not valid now.
@@ -284,6 +288,31 @@ pub(crate) enum Denial {
 /// Only where the route wants to know nobody is no certificate looked at; so the route is looked for first, and what was
 /// found out is told in its turn. Where it only reports, whoever is not let through as a device passes as nobody.
 pub(crate) fn authorize<'a>(
+    peer: &'a Peer,
+    asked: Asked<'_>,
+    view: &'a View,
+    standing: Standing,
+    now: Timestamp,
+) -> Result<Permit<'a>, Denial> {
+    let permit = admitted(peer, asked, view, standing, now)?;
+    check_websocket(permit, asked)
+}
+
+/// Last, so that nobody who is not let in learns what a route opens. A route that only reports opens it all the same, and
+/// tells of the device.
+fn check_websocket<'a>(permit: Permit<'a>, asked: Asked<'_>) -> Result<Permit<'a>, Denial> {
+    if !asked.websocket || !permit.route().policy.refuses_websockets {
+        return Ok(permit);
+    }
+    if !permit.only_reports() {
+        return Err(Denial::WebSocketNotAllowed);
+    }
+    let reported = permit.reported.or(Some(Denial::WebSocketNotAllowed));
+    Ok(Permit { reported, ..permit })
+}
+
+/// Decides who asks, and on which route.
+fn admitted<'a>(
     peer: &'a Peer,
     asked: Asked<'_>,
     view: &'a View,

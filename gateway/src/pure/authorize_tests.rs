@@ -27,6 +27,11 @@ fn snapshot() -> Snapshot {
         client,
         ..RoutePolicy::default()
     };
+    let plain = |client| RoutePolicy {
+        client,
+        refuses_websockets: true,
+        ..RoutePolicy::default()
+    };
     let groups = |names: &[&str]| RoutePolicy {
         groups: Some(
             names
@@ -44,6 +49,9 @@ fn snapshot() -> Snapshot {
             route("/blue", groups(&["blue", "green"])),
             route("/nobody", groups(&[])),
             route("/report", client(ClientMode::ReportOnly)),
+            route("/plain", plain(ClientMode::Require)),
+            route("/plain/open", plain(ClientMode::Anonymous)),
+            route("/plain/report", plain(ClientMode::ReportOnly)),
             route(
                 "/report/blue",
                 RoutePolicy {
@@ -110,6 +118,7 @@ fn decide(peer: Peer, case: &Case) -> Result<(String, bool), Denial> {
     let asked = Asked {
         host: &Host::from_authority(case.host).expect("a host"),
         path: case.path,
+        websocket: false,
     };
     authorize(&peer, asked, &view, case.standing, NOW)
         .map(|permit| (permit.route().path.clone(), permit.device().is_some()))
@@ -282,7 +291,11 @@ fn a_route_that_only_reports_tells_of_good_devices_alone() {
             peer.credential = credential;
         }
         let host = Host::from_name("api.example.com").expect("legal");
-        let asked = Asked { host: &host, path };
+        let asked = Asked {
+            host: &host,
+            path,
+            websocket: false,
+        };
         authorize(&peer, asked, &view, standing, Timestamp(now))
             .map(|permit| (permit.device().is_some(), permit.reported()))
     };
@@ -334,6 +347,40 @@ fn a_route_that_only_reports_tells_of_good_devices_alone() {
             Some(Denial::Untrusted(HandshakeFault::UnknownIssuer))
         );
     }
+}
+
+#[test]
+fn a_route_without_websockets() {
+    let view = view();
+    let ask = |path: &str, status, websocket| {
+        let peer = peer((500, 1_500), Some("api.example.com"));
+        let host = Host::from_name("api.example.com").expect("legal");
+        let asked = Asked {
+            host: &host,
+            path,
+            websocket,
+        };
+        let standing = Standing { status, ..GOOD };
+        authorize(&peer, asked, &view, standing, NOW)
+            .map(|permit| (permit.device().is_some(), permit.reported()))
+    };
+    let (active, revoked) = (Status::Active, Status::Revoked);
+    let refused = Denial::WebSocketNotAllowed;
+    // Requests pass everywhere, and WebSockets where nothing was said of them.
+    assert_eq!(ask("/plain", active, false), Ok((true, None)));
+    assert_eq!(ask("/plain/open", active, false), Ok((false, None)));
+    assert_eq!(ask("/plain/report", active, false), Ok((true, None)));
+    assert_eq!(ask("/v1", active, true), Ok((true, None)));
+    assert_eq!(ask("/open", active, true), Ok((false, None)));
+    // Refused whoever asks, but not before it is known who that is.
+    assert_eq!(ask("/plain", active, true), Err(refused));
+    assert_eq!(ask("/plain/open", active, true), Err(refused));
+    assert_eq!(ask("/plain", revoked, true), Err(Denial::Revoked));
+    // Only reported: the device is told of, if it is good.
+    let told = ask("/plain/report", active, true);
+    assert_eq!(told, Ok((true, Some(refused))));
+    let told = ask("/plain/report", revoked, true);
+    assert_eq!(told, Ok((false, Some(Denial::Revoked))));
 }
 
 fn with_status(status: Status) -> Case {

@@ -22,6 +22,8 @@ pub struct RoutePolicy {
     pub via: Vec<Arc<TrustedGateway>>,
     /// How often a device may send a request.
     pub rate: Option<RateLimit>,
+    /// Whether requests that ask for a WebSocket are refused.
+    pub refuses_websockets: bool,
 }
 
 /// Whether there must be a device's certificate.

@@ -59,5 +59,6 @@ mod upstreams_are_balanced_and_bounded;
 mod upstreams_fail;
 mod upstreams_over_http2;
 mod upstreams_over_tls_and_sockets;
+mod websockets_are_refused;
 mod websockets_over_http2;
 mod without_certificate;
