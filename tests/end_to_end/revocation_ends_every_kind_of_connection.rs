@@ -6,18 +6,23 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::harness::client::{config, connect};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Device, Server, Setup};
 
-/// The four kinds of connection, each having been used, each watched by a task that ends with it.
+/// The kinds of connection, each having been used, each watched by a task that ends with it.
 struct Held {
     watchers: Vec<(&'static str, tokio::task::JoinHandle<()>)>,
 }
+
+const KINDS: usize = 5;
 
 impl Held {
     async fn open(server: &Server, device: &Device) -> Self {
@@ -27,6 +32,10 @@ impl Held {
                 ("HTTP/2", http2(server, device).await),
                 ("slow download", download(server, device).await),
                 ("WebSocket", websocket(server, device).await),
+                (
+                    "WebSocket over HTTP/2",
+                    websocket_over_http2(server, device).await,
+                ),
             ],
         }
     }
@@ -101,8 +110,33 @@ async fn websocket(server: &Server, device: &Device) -> tokio::task::JoinHandle<
     tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} })
 }
 
+/// Ends with the stream; that its connection ends, too, is seen by the receipt.
+async fn websocket_over_http2(server: &Server, device: &Device) -> tokio::task::JoinHandle<()> {
+    let stream = connect(server.gateway(), config(server, device, &["h2"])).await;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = Request::connect("https://localhost/socket")
+        .header("sec-websocket-version", "13")
+        .extension(Protocol::from_static("websocket"))
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    socket.send(Message::text("ping")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("ping"));
+    tokio::spawn(async move {
+        while let Some(Ok(_)) = socket.next().await {}
+        drop(sender);
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn all_four_of_one_device_and_none_of_the_other() {
+async fn all_of_one_device_and_none_of_the_other() {
     let upstream = Upstream::start().await;
     let server = Server::start(Setup::upstream(upstream.address));
     let (bad, good) = (server.device("bad"), server.device("good"));
@@ -110,11 +144,11 @@ async fn all_four_of_one_device_and_none_of_the_other() {
         Held::open(&server, &bad).await,
         Held::open(&server, &good).await,
     );
-    assert_eq!(theirs.open_now().len(), 4);
+    assert_eq!(theirs.open_now().len(), KINDS);
 
     let started = Instant::now();
     let receipt = server.json(&["device", "revoke", "bad", "--json"]);
-    assert_eq!(receipt["receipt"]["closed"], 4, "{receipt}");
+    assert_eq!(receipt["receipt"]["closed"], KINDS, "{receipt}");
     while !theirs.open_now().is_empty() {
         assert!(
             started.elapsed() < Duration::from_secs(1),
@@ -124,7 +158,7 @@ async fn all_four_of_one_device_and_none_of_the_other() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(others.open_now().len(), 4, "{:?}", others.open_now());
+    assert_eq!(others.open_now().len(), KINDS, "{:?}", others.open_now());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +168,7 @@ async fn a_suspended_device_is_cut_off_too_and_comes_back() {
     let device = server.device("a");
     let held = Held::open(&server, &device).await;
     let receipt = server.json(&["device", "suspend", "a", "--json"]);
-    assert_eq!(receipt["receipt"]["closed"], 4, "{receipt}");
+    assert_eq!(receipt["receipt"]["closed"], KINDS, "{receipt}");
     assert_eq!(held.open_now(), [""; 0]);
     server.run(&["device", "restore", "a"]);
     device.run(&["request", &server.url("/")]);
