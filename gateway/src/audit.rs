@@ -77,15 +77,34 @@ impl Audit {
         }
     }
 
-    /// Of a stream of a TCP route, about which `record` says what was decided.
-    pub(crate) fn of_stream(connection: &Connection, started: Instant, record: Record) -> Self {
+    /// Of a stream of a TCP route that began at `started`, about which `record` says what was decided; `upstream` is who took
+    /// it.
+    pub(crate) fn of_stream(
+        connection: &Connection,
+        started: Instant,
+        record: Record,
+        upstream: Option<Arc<str>>,
+    ) -> Self {
         let shared = Arc::clone(&connection.worker.shared);
-        let mut draft =
-            (shared.telemetry.load().exchanges).then(|| Box::new(Draft::new(connection)));
+        let telemetry = shared.telemetry.load();
+        let trace = Trace::of_stream(&telemetry);
+        let is_told = telemetry.exchanges || trace.is_some();
+        drop(telemetry);
         let record = Arc::new(record);
-        if let Some(draft) = &mut draft {
-            draft.record = Some(Arc::clone(&record));
-        }
+        let draft = is_told.then(|| {
+            let draft = Draft::new(connection);
+            Box::new(Draft {
+                record: Some(Arc::clone(&record)),
+                // Connecting to the upstream is part of it.
+                began: draft
+                    .began
+                    .checked_sub(started.elapsed())
+                    .unwrap_or(draft.began),
+                upstream,
+                trace,
+                ..draft
+            })
+        });
         shared.record(record);
         Self {
             shared,

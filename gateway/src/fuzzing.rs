@@ -10,6 +10,7 @@ use identity::status::FingerprintKey;
 use identity::{Class, SerialKey, Status, Timestamp};
 use rustls_pki_types::CertificateDer;
 
+use crate::exchange::Telemetry;
 use crate::peer::{Credential, Peer};
 use crate::presented::Evidence;
 use crate::pure::authorize::{Asked, Snapshot, Standing, View, authorize};
@@ -22,6 +23,7 @@ use crate::pure::identity_names::{FAMILIES, NAMES};
 use crate::pure::route::{Route, RouteTable};
 use crate::pure::tcp_route::TcpRouteTable;
 use crate::pure::{path, request_head};
+use crate::trace::Plan;
 
 /// The watcher in front of HTTP/1.1.
 pub struct Http1Watcher(Watcher);
@@ -64,6 +66,14 @@ impl Http1Watcher {
 /// What `clean_request` makes of headers; false if it refuses them.
 pub fn clean_request(map: &mut HeaderMap) -> bool {
     headers::clean_request(map).is_ok()
+}
+
+/// What becomes of a trace context where no spans are exported; trace and span of the device, if it named sound ones.
+pub fn pass_trace_context(map: &mut HeaderMap) -> Option<(u128, u64)> {
+    let plan = Plan::of(map, &Telemetry::default());
+    plan.apply(map);
+    let trace = plan.trace()?;
+    Some((trace.trace_id, trace.parent?))
 }
 
 /// What `clean_response` makes of headers.

@@ -92,6 +92,10 @@ pub(crate) async fn serve(
         }
         Err(denial) => Err(Refusal::Denied(denial)),
     };
+    let (outcome, address) = match outcome {
+        Ok((upstream, address)) => (Ok(upstream), Some(address.to_string().into())),
+        Err(refusal) => (Err(refusal), None),
+    };
     let told = match &outcome {
         Ok(_) => Outcome::Forwarded,
         Err(refusal) => {
@@ -118,7 +122,7 @@ pub(crate) async fn serve(
         status: None,
         duration: begun.elapsed(),
     };
-    let mut audit = Audit::of_stream(connection, begun, record);
+    let mut audit = Audit::of_stream(connection, begun, record, address);
     match outcome {
         Ok(Upstream::Tcp(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
         Ok(Upstream::Unix(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
@@ -137,12 +141,12 @@ enum Upstream {
 }
 
 /// Connects to the upstream whose turn it is, or to the next one that accepts, and tells it who is there.
-async fn open(
+async fn open<'p>(
     connection: &Connection,
-    permit: &StreamPermit<'_>,
+    permit: &StreamPermit<'p>,
     agreed: &Agreed,
     unique_id: &[u8],
-) -> Result<Upstream, Refusal> {
+) -> Result<(Upstream, &'p StreamAddress), Refusal> {
     let worker = &connection.worker;
     let route = permit.route();
     let header = if route.announce {
@@ -161,7 +165,7 @@ async fn open(
         match timeout(worker.shared.limits.load().upstream.connect, connecting).await {
             Ok(Ok(upstream)) => {
                 worker.shared.metrics.upstream_connections.inc();
-                return Ok(upstream);
+                return Ok((upstream, address));
             }
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "upstream does not accept a stream");

@@ -18,6 +18,15 @@ pub struct Trace {
     pub parent: Option<u64>,
 }
 
+impl Trace {
+    /// Of a stream, in which nobody says to which trace it belongs: one that begins here; `None` if its span is not to be
+    /// exported.
+    pub(crate) fn of_stream(telemetry: &Telemetry) -> Option<Self> {
+        let plan = Plan::of(&HeaderMap::new(), telemetry);
+        plan.trace.filter(|trace| trace.span_id.is_some())
+    }
+}
+
 /// What becomes of a request's trace context.
 #[derive(Debug)]
 pub(crate) struct Plan {

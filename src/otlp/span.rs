@@ -1,4 +1,5 @@
-//! A request as a span, in the JSON form of OTLP (opentelemetry-proto 1.x), named by the semantic conventions for HTTP servers.
+//! A request or stream as a span, in the JSON form of OTLP (opentelemetry-proto 1.x). Requests are named by the semantic
+//! conventions for HTTP servers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,42 +15,19 @@ pub(super) fn span(exchange: &Exchange) -> Option<Value> {
     } = exchange.trace?;
     let span_id = span_id?;
     let record = &exchange.record;
-    let method = record.method.as_deref().unwrap_or_default();
-    let known = KNOWN_METHODS.contains(&method);
-    let name_of_method = if known { method } else { "HTTP" };
-    let name = match &exchange.route {
-        Some(route) => format!("{name_of_method} {route}"),
-        None => name_of_method.to_owned(),
-    };
     let mut attributes = Attributes::default();
-    attributes.text("http.request.method", if known { method } else { "_OTHER" });
-    if !known {
-        attributes.text("http.request.method_original", method);
-    }
-    attributes.text("url.scheme", "https");
-    attributes.some_text("url.path", record.path.as_deref());
-    attributes.some_text("http.route", exchange.route.as_deref());
+    let name = match exchange.http_version {
+        Some(version) => request_attributes(&mut attributes, exchange, version),
+        None => stream_attributes(&mut attributes, exchange),
+    };
     attributes.some_text("server.address", record.host.as_deref().map(without_port));
     let client = record.address.ip().to_canonical().to_string();
     attributes.text("client.address", &client);
     attributes.number("client.port", record.address.port().into());
-    attributes.text("network.protocol.name", "http");
-    let version = exchange.http_version.unwrap_or_default();
-    let version = version.trim_start_matches("HTTP/").trim_end_matches(".0");
-    attributes.text(
-        "network.protocol.version",
-        if version == "1" { "1.0" } else { version },
-    );
     attributes.text(
         "tls.protocol.version",
         exchange.tls_version.trim_start_matches("TLSv"),
     );
-    attributes.some_text("user_agent.original", exchange.user_agent.as_deref());
-    attributes.number("http.request.body.size", exchange.received);
-    attributes.number("http.response.body.size", exchange.sent);
-    if let Some(status) = record.status {
-        attributes.number("http.response.status_code", status.into());
-    }
     attributes.some_text(
         "keybound.device",
         record.device.as_ref().map(ToString::to_string).as_deref(),
@@ -62,21 +40,9 @@ pub(super) fn span(exchange: &Exchange) -> Option<Value> {
     if let Some(latency) = exchange.upstream_latency {
         attributes.seconds("keybound.upstream.latency", latency);
     }
-    // A refusal is the client's error, unless its status says otherwise.
-    let failed = record.status.is_none_or(|status| status >= 500);
-    if failed {
-        let status = record.status.map(|status| status.to_string());
-        match record.outcome {
-            Outcome::Refused(code) => attributes.text("error.type", code.as_str()),
-            Outcome::Forwarded
-            | Outcome::ForwardedAnonymously
-            | Outcome::Abandoned
-            | Outcome::HandshakeRefused(_) => attributes.text(
-                "error.type",
-                status.as_deref().unwrap_or(record.outcome.as_str()),
-            ),
-        }
-    }
+    let error = error_type(exchange);
+    attributes.some_text("error.type", error.as_deref());
+    let failed = error.is_some();
     let mut span = json!({
         "traceId": format!("{trace_id:032x}"),
         "spanId": format!("{span_id:016x}"),
@@ -93,6 +59,68 @@ pub(super) fn span(exchange: &Exchange) -> Option<Value> {
         span["parentSpanId"] = format!("{parent:016x}").into();
     }
     Some(span)
+}
+
+/// What is told of a request alone, and the name of its span.
+fn request_attributes(attributes: &mut Attributes, exchange: &Exchange, version: &str) -> String {
+    let record = &exchange.record;
+    let method = record.method.as_deref().unwrap_or_default();
+    let known = KNOWN_METHODS.contains(&method);
+    attributes.text("http.request.method", if known { method } else { "_OTHER" });
+    if !known {
+        attributes.text("http.request.method_original", method);
+    }
+    attributes.text("url.scheme", "https");
+    attributes.some_text("url.path", record.path.as_deref());
+    attributes.some_text("http.route", exchange.route.as_deref());
+    attributes.text("network.protocol.name", "http");
+    let version = version.trim_start_matches("HTTP/").trim_end_matches(".0");
+    attributes.text(
+        "network.protocol.version",
+        if version == "1" { "1.0" } else { version },
+    );
+    attributes.some_text("user_agent.original", exchange.user_agent.as_deref());
+    attributes.number("http.request.body.size", exchange.received);
+    attributes.number("http.response.body.size", exchange.sent);
+    if let Some(status) = record.status {
+        attributes.number("http.response.status_code", status.into());
+    }
+    let name_of_method = if known { method } else { "HTTP" };
+    match &exchange.route {
+        Some(route) => format!("{name_of_method} {route}"),
+        None => name_of_method.to_owned(),
+    }
+}
+
+/// The same of a stream. The conventions have no names for what goes through one.
+fn stream_attributes(attributes: &mut Attributes, exchange: &Exchange) -> String {
+    let route = exchange.record.host.as_deref().unwrap_or_default();
+    attributes.text("network.transport", "tcp");
+    attributes.text("keybound.tcp_route", route);
+    attributes.number("keybound.received", exchange.received);
+    attributes.number("keybound.sent", exchange.sent);
+    format!("TCP {route}")
+}
+
+/// What `error.type` says; `None` if it is no error. Of a request, a refusal is the client's error, unless its status says
+/// otherwise; of a stream, which has no status, every refusal is one.
+fn error_type(exchange: &Exchange) -> Option<String> {
+    let record = &exchange.record;
+    let is_stream = exchange.http_version.is_none();
+    match (record.outcome, record.status) {
+        (_, Some(status)) if status < 500 => None,
+        (Outcome::Refused(code), _) => Some(code.as_str().to_owned()),
+        (Outcome::Forwarded, None) if is_stream => None,
+        (
+            Outcome::Forwarded
+            | Outcome::ForwardedAnonymously
+            | Outcome::Abandoned
+            | Outcome::HandshakeRefused(_),
+            status,
+        ) => Some(status.map_or(record.outcome.as_str().to_owned(), |status| {
+            status.to_string()
+        })),
+    }
 }
 
 /// What is sent for these spans.

@@ -1,4 +1,4 @@
-//! `[telemetry]`: a collector gets the spans of requests, and nobody waits for it.
+//! `[telemetry]`: a collector gets the spans of requests and streams, and nobody waits for it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::upstream::Upstream;
 use crate::harness::{Device, Server, Setup, eventually, succeed, text};
@@ -227,4 +228,104 @@ async fn and_without_a_collector_devices_are_served_as_ever() {
     assert_eq!(readiness["degraded"], false, "{readiness}");
     assert_eq!(scene.ask("/v1/", &[]), None);
     scene.server.stop();
+}
+
+/// Repeats what it reads, on every connection.
+async fn echo() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = tcp.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_one_span_from_its_first_byte_to_its_last() {
+    let mut collector = Collector::start(0);
+    let broker = echo().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("c.toml");
+    let config = format!(
+        "[telemetry]\notlp = 'http://127.0.0.1:{}'\n[gateway]\n\
+         [[gateway.tcp]]\nhost = 'localhost'\nupstream = 'tcp://{broker}'\nproxy_protocol = 'none'\n",
+        collector.port
+    );
+    fs::write(&file, config).unwrap();
+    let setup = Setup::default()
+        .argument("--config")
+        .argument(file.display().to_string());
+    let server = Server::start_in(directory, setup);
+    let device = server.device("a");
+    let open = async || {
+        let config = crate::harness::client::config(&server, &device, &[]);
+        crate::harness::client::connect(server.gateway(), config).await
+    };
+    let said = async |words: &[u8]| {
+        let mut tls = open().await;
+        tls.write_all(words).await.unwrap();
+        let mut back = vec![0; words.len()];
+        tls.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, words);
+        tls
+    };
+
+    let mut whole = said(b"ping").await;
+    whole.shutdown().await.unwrap();
+    assert_eq!(whole.read(&mut [0]).await.unwrap(), 0);
+    let span = collector.next();
+    let attributes = &span["attributes"];
+    for (found, expected) in [
+        (&span["name"], Value::from("TCP localhost")),
+        (&span["parent"], "".into()),
+        (&span["kind"], 2.into()),
+        (&span["status"], 0.into()),
+        (&attributes["keybound.tcp_route"], "localhost".into()),
+        (&attributes["keybound.device"], "a".into()),
+        (&attributes["keybound.received"], 4.into()),
+        (&attributes["keybound.sent"], 4.into()),
+        (&attributes["keybound.outcome"], "forwarded".into()),
+        (&attributes["keybound.end"], "complete".into()),
+        (
+            &attributes["keybound.upstream"],
+            format!("tcp://{broker}").into(),
+        ),
+        (&attributes["server.address"], "localhost".into()),
+        (&attributes["client.address"], "127.0.0.1".into()),
+        (&attributes["network.transport"], "tcp".into()),
+        (&attributes["tls.protocol.version"], "1.3".into()),
+        (&attributes["http.request.method"], Value::Null),
+        (&attributes["error.type"], Value::Null),
+    ] {
+        assert_eq!(*found, expected, "{span}");
+    }
+    // By the id under which `explain` has it.
+    let id = attributes["keybound.request_id"].as_str().unwrap();
+    assert!(server.run(&["explain", id]).contains("forwarded"));
+    let first = span["trace"].clone();
+
+    let mut cut = said(b"a longer message").await;
+    server.run(&["device", "revoke", "a"]);
+    assert_ne!(cut.read(&mut [0]).await.unwrap_or(0), 1);
+    let span = collector.next();
+    assert_eq!(span["attributes"]["keybound.end"], "cut", "{span}");
+    assert_eq!(span["attributes"]["keybound.received"], 16, "{span}");
+    assert_eq!(span["status"], 0, "{span}");
+    assert_ne!(span["trace"], first);
+
+    let mut refused = open().await;
+    let _ = refused.read(&mut [0]).await;
+    let span = collector.next();
+    assert_eq!(span["attributes"]["keybound.outcome"], "revoked", "{span}");
+    assert_eq!(span["attributes"]["error.type"], "revoked", "{span}");
+    assert_eq!(span["attributes"]["keybound.received"], 0, "{span}");
+    assert_eq!(
+        (&span["status"], &span["name"]),
+        (&2.into(), &"TCP localhost".into())
+    );
 }

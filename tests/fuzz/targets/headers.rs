@@ -1,5 +1,5 @@
 //! Header maps on their way through: whatever stood in them, afterwards each identity header has exactly our value,
-//! no other spelling of one is there, and nothing that is about one connection passes on.
+//! no other spelling of one is there, nothing that is about one connection passes on, and a trace context only in one reading.
 //!
 //! The input is lines of `name: value`.
 #![no_main]
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use gateway::fuzzing::{
     Caller, clean_request, clean_request_trailers, clean_response, clean_response_trailers,
-    identity_names,
+    identity_names, pass_trace_context,
 };
 use gateway::{IdentityHeader, Route};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -24,6 +24,7 @@ fuzz_target!(init: {
     request(&sent);
     trailers(&sent);
     response(&sent);
+    trace(&sent);
 });
 
 fn read(lines: &[u8]) -> HeaderMap {
@@ -145,6 +146,79 @@ fn response(sent: &HeaderMap) {
     }
 }
 
+/// The grammar of W3C Trace Context once more, by parts.
+fn trace(sent: &HeaderMap) {
+    let mut map = sent.clone();
+    let found = pass_trace_context(&mut map);
+    let values: Vec<_> = sent.get_all("traceparent").iter().collect();
+    let parent = match values[..] {
+        [one] => one.to_str().ok().and_then(traceparent),
+        _ => None,
+    };
+    let ids = |text: &String| {
+        let part = |range: std::ops::Range<usize>| &text[range];
+        (
+            u128::from_str_radix(part(3..35), 16).expect("digits"),
+            u64::from_str_radix(part(36..52), 16).expect("digits"),
+        )
+    };
+    assert_eq!(found, parent.as_ref().map(ids));
+    let passed: Vec<_> = map.get_all("traceparent").iter().collect();
+    match &parent {
+        Some(parent) => assert_eq!(passed, [parent.as_str()]),
+        None => assert!(passed.is_empty() && !map.contains_key("tracestate")),
+    }
+    if map.contains_key("tracestate") {
+        // Whole or not at all, and nobody reads another list in it.
+        let state: Vec<_> = map.get_all("tracestate").iter().collect();
+        assert!(
+            state
+                .iter()
+                .eq(&sent.get_all("tracestate").iter().collect::<Vec<_>>())
+        );
+        let text = |value: &&HeaderValue| value.to_str().expect("ASCII").to_owned();
+        let whole = state.iter().map(text).collect::<Vec<_>>().join(",");
+        assert!(whole.len() <= 512);
+        let members = whole
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty());
+        let members: Vec<_> = members
+            .map(|one| one.split_once('=').expect("a pair"))
+            .collect();
+        let keys: std::collections::BTreeSet<_> = members.iter().map(|(key, _)| *key).collect();
+        assert!(keys.len() == members.len() && members.len() <= 32);
+        for (key, value) in members {
+            assert!(!key.is_empty() && !value.is_empty() && !value.contains('='));
+            let legal =
+                |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+            assert!(key.bytes().all(legal) && key.matches('@').count() <= 1);
+        }
+    }
+}
+
+/// What is passed on of a `traceparent`.
+fn traceparent(value: &str) -> Option<String> {
+    let parts: Vec<_> = value.split('-').collect();
+    let digits = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
+    };
+    let [version, trace, span, flags, more @ ..] = &parts[..] else {
+        return None;
+    };
+    let sound = digits(version, 2)
+        && digits(trace, 32)
+        && digits(span, 16)
+        && digits(flags, 2)
+        && *version != "ff"
+        && (more.is_empty() || *version != "00")
+        && trace.bytes().any(|byte| byte != b'0')
+        && span.bytes().any(|byte| byte != b'0');
+    // Of the flags two are known.
+    let flags = u8::from_str_radix(flags, 16).ok().filter(|_| sound)? & 3;
+    Some(format!("00-{trace}-{span}-{flags:02x}"))
+}
+
 /// The items of Connection and Trailer; `None` for those that are no names.
 fn lists(map: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     lists_of(map, "connection").chain(lists_of(map, "trailer"))
@@ -244,6 +318,8 @@ fn first_inputs() -> Vec<Vec<u8>> {
         b"x_device_id: forged\n".to_vec(),
         b"X-Device-Id: forged\nx-forwarded-for: 1\nX.Forwarded.For: 2\n".to_vec(),
         b"connection: x_device_id\ntrailer: client.cert\nconnection: a b\n".to_vec(),
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\ntracestate: a=1,b@c=2\ntracestate: d=3\n".to_vec(),
+        b"traceparent: cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff-what\ntracestate: a=1,a=2\n".to_vec(),
         every.clone().into_bytes(),
         every.replace('-', "_").into_bytes(),
     ]
