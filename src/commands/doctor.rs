@@ -52,10 +52,10 @@ async fn spoof(arguments: SpoofArguments) -> Result<(), Failure> {
     };
     let mut findings = Vec::new();
     if let Some(gateway) = gateway {
-        findings.push(spoof::through(gateway, &question, &credentials).await?);
+        findings.extend(spoof::through(&gateway, &question, &credentials).await?);
     }
     if let Some(upstream) = upstream {
-        findings.push(spoof::around(upstream, &question).await?);
+        findings.extend(spoof::around(&upstream, &question).await?);
     }
     let report = Report {
         believed: findings
@@ -67,7 +67,9 @@ async fn spoof(arguments: SpoofArguments) -> Result<(), Failure> {
     if arguments.json {
         output::json(&report)?;
     } else {
-        let texts: Vec<_> = report.findings.iter().map(text).collect();
+        let mut texts: Vec<_> = report.findings.iter().map(text).collect();
+        // What is closed in one version of HTTP is so in the other.
+        texts.dedup();
         output::print(texts.join("\n\n"))?;
     }
     if report.believed {
@@ -97,11 +99,12 @@ fn text(finding: &Finding) -> String {
         Which::Upstream => ("Around the gateway", "whoever asks"),
     };
     let url = output::harmless(&finding.url);
+    let http = finding.http.words();
     if let Some(reason) = &finding.closed {
         return format!("{way}: {url} is closed to strangers: {reason}.");
     }
     let status = output::or_dash(finding.status);
-    let mut text = format!("{way}: {url} answers {status} to {to}.");
+    let mut text = format!("{way}: {url} answers {status} to {to} over {http}.");
     if !finding.steady {
         text.push_str(
             " Its answers differ from one request to the next, so only status and echoes were compared.",

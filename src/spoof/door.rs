@@ -1,4 +1,4 @@
-//! One way to an upstream, through the gateway or around it, and one request at a time over it.
+//! One way to an upstream, through the gateway or around it, in one version of HTTP, and one request at a time over it.
 //!
 //! Each request has a connection of its own, so that none has to do with another. Around the gateway a stranger asks: without a
 //! certificate, and without checking the server's, because nothing that is sent is a secret.
@@ -9,23 +9,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway::UpstreamAddress;
+use gateway::{Scheme, UpstreamAddress};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::judgement::Heard;
 
 /// A way to an upstream.
 pub(super) struct Door {
     pub(super) address: UpstreamAddress,
+    pub(super) http: Http,
     /// What is asked for.
     pub(super) path: String,
     /// The host that is asked for.
@@ -34,6 +37,45 @@ pub(super) struct Door {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// Becomes true when the server asks for a certificate that a stranger does not have.
     pub(super) wants_certificate: Arc<AtomicBool>,
+}
+
+/// The version of HTTP that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Http {
+    #[serde(rename = "1.1")]
+    One,
+    #[serde(rename = "2")]
+    Two,
+}
+
+impl Http {
+    /// Those that can be tried: with TLS the server chooses, in the clear the address says which.
+    pub(super) fn of(address: &UpstreamAddress) -> &'static [Self] {
+        match address {
+            UpstreamAddress::Tcp { scheme, .. } => match scheme {
+                Scheme::Https => &[Self::One, Self::Two],
+                Scheme::H2c => &[Self::Two],
+                Scheme::Http => &[Self::One],
+            },
+            UpstreamAddress::Unix(_) => &[Self::One],
+        }
+    }
+
+    /// Its name in ALPN (RFC 7301).
+    pub(super) fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::One => b"http/1.1",
+            Self::Two => b"h2",
+        }
+    }
+
+    /// As people read it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::One => "HTTP/1.1",
+            Self::Two => "HTTP/2",
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -45,6 +87,9 @@ pub(super) enum Silence {
     /// The file system keeps strangers from the socket.
     #[error("this user may not open the socket")]
     MayNot,
+    /// It has chosen no version of HTTP, or another one.
+    #[error("it does not speak {}", .0.words())]
+    OtherVersion(Http),
     /// Not within the time.
     #[error("it did not answer within {} s", WITHIN.as_secs())]
     Late,
@@ -75,14 +120,34 @@ impl Door {
         let asked = tokio::time::timeout(WITHIN, self.ask_in_time(fields)).await;
         let answer = asked.unwrap_or(Err(Silence::Late));
         match answer {
-            // A server that misses a certificate says so, or just leaves.
+            // Many ask for a certificate and go on without one, so that alone is no reason.
             Err(Silence::Tls(_) | Silence::Broken(_))
-                if self.wants_certificate.load(Ordering::Relaxed) =>
+                if self.wants_certificate.load(Ordering::Relaxed)
+                    && self.refuses_strangers().await =>
             {
                 Err(Silence::WantsCertificate)
             }
             answer => answer,
         }
+    }
+
+    /// Whether the server ends TLS for want of a certificate. Nothing is sent over it: with TLS 1.3 the alert comes after the
+    /// handshake, and is lost where the server leaves a request unread.
+    async fn refuses_strangers(&self) -> bool {
+        let waiting = async {
+            let UpstreamAddress::Tcp { host, port, .. } = &self.address else {
+                return Ok(());
+            };
+            let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+            if let Some(config) = &self.tls {
+                let mut stream = tls(config, host, tcp).await?;
+                stream.read_u8().await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        // Whoever waits for a request has let the stranger in.
+        let waited = tokio::time::timeout(ALERT_WITHIN, waiting).await;
+        waited.is_ok_and(|ended| ended.is_err_and(|error| misses_a_certificate(&error)))
     }
 
     async fn ask_in_time(&self, fields: &[(HeaderName, HeaderValue)]) -> Result<Heard, Silence> {
@@ -104,12 +169,18 @@ impl Door {
                 let Some(config) = &self.tls else {
                     return self.exchange(tcp, fields).await;
                 };
-                let name = ServerName::try_from(host.clone())
-                    .map_err(|error| Silence::Tls(io::Error::other(error)))?;
-                let stream = TlsConnector::from(Arc::clone(config))
-                    .connect(name, tcp)
-                    .await
-                    .map_err(Silence::Tls)?;
+                let stream = tls(config, host, tcp).await.map_err(|error| {
+                    if alert(&error) == Some(AlertDescription::NoApplicationProtocol) {
+                        Silence::OtherVersion(self.http)
+                    } else {
+                        Silence::Tls(error)
+                    }
+                })?;
+                // Servers that choose none speak HTTP/1.1.
+                let chosen = stream.get_ref().1.alpn_protocol();
+                if chosen.unwrap_or(Http::One.alpn()) != self.http.alpn() {
+                    return Err(Silence::OtherVersion(self.http));
+                }
                 self.exchange(stream, fields).await
             }
         }
@@ -121,21 +192,15 @@ impl Door {
         fields: &[(HeaderName, HeaderValue)],
     ) -> Result<Heard, Silence> {
         let io = TokioIo::new(stream);
-        let h2c = matches!(
-            self.address,
-            UpstreamAddress::Tcp {
-                scheme: gateway::Scheme::H2c,
-                ..
-            }
-        );
-        let response = if h2c {
+        let response = if self.http == Http::Two {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
                 .await
                 .map_err(Silence::Broken)?;
             // What goes wrong with it reaches the request's own result.
             tokio::spawn(connection);
             let host = self.host.to_str().unwrap_or_default();
-            let request = self.request(&format!("http://{host}{}", self.path), fields)?;
+            let scheme = if self.tls.is_some() { "https" } else { "http" };
+            let request = self.request(&format!("{scheme}://{host}{}", self.path), fields)?;
             sender.send_request(request).await
         } else {
             let (mut sender, connection) = http1::Builder::new()
@@ -168,6 +233,41 @@ impl Door {
         }
         Ok(request)
     }
+}
+
+/// A connection over TLS to whoever `host` is.
+async fn tls(
+    config: &Arc<ClientConfig>,
+    host: &str,
+    tcp: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::clone(config));
+    connector.connect(name, tcp).await
+}
+
+/// The alert by which a server ended TLS.
+fn alert(error: &io::Error) -> Option<AlertDescription> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// Whether the alert is one of those that servers send to whoever has no certificate: in TLS 1.3 (RFC 8446, section 4.4.2.4)
+/// one of its own, before it several (RFC 5246, section 7.4.6).
+fn misses_a_certificate(error: &io::Error) -> bool {
+    alert(error).is_some_and(|alert| {
+        matches!(
+            alert,
+            AlertDescription::CertificateRequired
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::BadCertificate
+                | AlertDescription::NoCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::AccessDenied
+        )
+    })
 }
 
 /// The head, and the body as far as it is compared.
@@ -212,5 +312,7 @@ fn refusal(headers: &HeaderMap) -> Option<String> {
 }
 
 const WITHIN: Duration = Duration::from_secs(10);
+/// How long it is waited for an alert.
+const ALERT_WITHIN: Duration = Duration::from_secs(2);
 const BODY_WITHIN: Duration = Duration::from_secs(3);
 const COMPARED: usize = 256 * 1024;

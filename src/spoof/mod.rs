@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::config::pem_files;
+pub(crate) use door::Http;
 use door::{Door, Silence};
 use forgery::Impostor;
 pub(crate) use judgement::Effect;
@@ -71,6 +72,14 @@ pub(crate) enum Fault {
         /// Why there is no answer.
         reason: String,
     },
+    /// It speaks another version of HTTP.
+    #[error("{url}: it does not speak {http}")]
+    NotSpoken {
+        /// Who was asked.
+        url: String,
+        /// The version.
+        http: &'static str,
+    },
     /// The gateway refuses the request for another reason than its headers.
     #[error("{url}: the gateway refuses the request with {code}")]
     Refused {
@@ -88,6 +97,8 @@ pub(crate) struct Finding {
     pub(crate) door: Which,
     /// Who was asked.
     pub(crate) url: String,
+    /// In which version of HTTP.
+    pub(crate) http: Http,
     /// Why strangers get no answer at all, if they do not.
     pub(crate) closed: Option<String>,
     /// The status without a forged header.
@@ -125,39 +136,53 @@ pub(crate) struct Trial {
     pub(crate) believed: bool,
 }
 
-/// Through the gateway at `address`, as the device of `credentials`.
+/// Through the gateway at `address`, as the device of `credentials`; a finding for each version of HTTP.
 pub(crate) async fn through(
-    address: UpstreamAddress,
+    address: &UpstreamAddress,
     question: &Question,
     credentials: &Credentials,
-) -> Result<Finding, Fault> {
-    let tls = device_tls(credentials)?;
-    let door = door(address, question, Some(tls), Arc::default())?;
-    examine(Which::Gateway, door, question).await
+) -> Result<Vec<Finding>, Fault> {
+    let config = device_tls(credentials)?;
+    let door = |http: Http| {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![http.alpn().to_vec()];
+        door(
+            address,
+            http,
+            question,
+            Some(Arc::new(config)),
+            Arc::default(),
+        )
+    };
+    examine_each(Which::Gateway, address, door, question).await
 }
 
-/// Around the gateway, to the upstream at `address`, as a stranger.
+/// Around the gateway, to the upstream at `address`, as a stranger; the same.
 pub(crate) async fn around(
-    address: UpstreamAddress,
+    address: &UpstreamAddress,
     question: &Question,
-) -> Result<Finding, Fault> {
-    let asked = Arc::new(AtomicBool::new(false));
-    let tls = match address.is_tls() {
-        true => Some(stranger::tls(&asked).map_err(Fault::Tls)?),
-        false => None,
+) -> Result<Vec<Finding>, Fault> {
+    let door = |http| {
+        let asked = Arc::new(AtomicBool::new(false));
+        let tls = match address.is_tls() {
+            true => Some(stranger::tls(http, &asked).map_err(Fault::Tls)?),
+            false => None,
+        };
+        door(address, http, question, tls, asked)
     };
-    let door = door(address, question, tls, asked)?;
-    examine(Which::Upstream, door, question).await
+    examine_each(Which::Upstream, address, door, question).await
 }
 
 fn door(
-    address: UpstreamAddress,
+    address: &UpstreamAddress,
+    http: Http,
     question: &Question,
     tls: Option<Arc<ClientConfig>>,
     wants_certificate: Arc<AtomicBool>,
 ) -> Result<Door, Fault> {
     Ok(Door {
-        address,
+        address: address.clone(),
+        http,
         path: question.path.clone(),
         host: HeaderValue::from_str(&question.host)
             .map_err(|_| Fault::Host(question.host.clone()))?,
@@ -166,7 +191,7 @@ fn door(
     })
 }
 
-fn device_tls(credentials: &Credentials) -> Result<Arc<ClientConfig>, Fault> {
+fn device_tls(credentials: &Credentials) -> Result<ClientConfig, Fault> {
     let mut roots = RootCertStore::empty();
     for root in pem_files::certificates(&credentials.roots).map_err(Fault::File)? {
         roots.add(root).map_err(Fault::Tls)?;
@@ -180,8 +205,29 @@ fn device_tls(credentials: &Credentials) -> Result<Arc<ClientConfig>, Fault> {
         .with_client_auth_cert(chain, key)
         .map_err(Fault::Tls)?;
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// Examines a door for each version of HTTP that is spoken there; there is one at least.
+async fn examine_each(
+    which: Which,
+    address: &UpstreamAddress,
+    door: impl Fn(Http) -> Result<Door, Fault>,
+    question: &Question,
+) -> Result<Vec<Finding>, Fault> {
+    let mut findings = Vec::new();
+    let mut not_spoken = None;
+    for http in Http::of(address) {
+        match examine(which, door(*http)?, question).await {
+            Ok(finding) => findings.push(finding),
+            Err(fault @ Fault::NotSpoken { .. }) => not_spoken = Some(fault),
+            Err(fault) => return Err(fault),
+        }
+    }
+    match not_spoken {
+        Some(fault) if findings.is_empty() => Err(fault),
+        Some(_) | None => Ok(findings),
+    }
 }
 
 /// Asks without forgery, and then with each.
@@ -189,15 +235,22 @@ async fn examine(which: Which, door: Door, question: &Question) -> Result<Findin
     let mut finding = Finding {
         door: which,
         url: format!("{}{}", door.address, door.path),
+        http: door.http,
         closed: None,
         status: None,
         steady: true,
         trials: Vec::new(),
     };
     let url = finding.url.clone();
-    let failed = |silence: Silence| Fault::Silent {
-        url: url.clone(),
-        reason: silence.to_string(),
+    let failed = |silence: Silence| match silence {
+        Silence::OtherVersion(http) => Fault::NotSpoken {
+            url: url.clone(),
+            http: http.words(),
+        },
+        silence => Fault::Silent {
+            url: url.clone(),
+            reason: silence.to_string(),
+        },
     };
     let without = match ask(&door, &[]).await {
         Ok(heard) => passed(heard, &url)?,

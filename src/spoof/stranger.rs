@@ -11,8 +11,10 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// A configuration for HTTP/1.1; `asked` becomes true when a server wants a certificate.
-pub(super) fn tls(asked: &Arc<AtomicBool>) -> Result<Arc<ClientConfig>, rustls::Error> {
+use super::door::Http;
+
+/// A configuration for a version of HTTP; `asked` becomes true when a server asks for a certificate.
+pub(super) fn tls(http: Http, asked: &Arc<AtomicBool>) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
@@ -20,7 +22,7 @@ pub(super) fn tls(asked: &Arc<AtomicBool>) -> Result<Arc<ClientConfig>, rustls::
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
         .with_client_cert_resolver(Arc::new(NoCertificate(Arc::clone(asked))));
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![http.alpn().to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -40,7 +42,8 @@ impl ResolvesClientCert for NoCertificate {
     }
 }
 
-/// Takes any certificate; the handshake's own signature is checked as always.
+/// Takes any certificate; the handshake's own signature is checked as always. keybound-device has one, too: no library stands
+/// below both.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 
