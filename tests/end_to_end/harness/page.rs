@@ -68,6 +68,14 @@ impl Page {
         }
     }
 
+    /// The same with `old`, which stands in it once, replaced.
+    pub fn with(&self, old: &str, new: &str) -> Self {
+        assert_eq!(self.text.matches(old).count(), 1, "{old}");
+        Self {
+            text: self.text.replace(old, new),
+        }
+    }
+
     /// As it is written.
     pub fn text(&self) -> &str {
         &self.text
