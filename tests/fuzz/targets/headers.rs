@@ -318,9 +318,9 @@ fn first_inputs() -> Vec<Vec<u8>> {
         b"x_device_id: forged\n".to_vec(),
         b"X-Device-Id: forged\nx-forwarded-for: 1\nX.Forwarded.For: 2\n".to_vec(),
         b"connection: x_device_id\ntrailer: client.cert\nconnection: a b\n".to_vec(),
-        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\ntracestate: a=1,b@c=2\ntracestate: d=3\n".to_vec(),
-        b"traceparent: cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff-what\ntracestate: a=1,a=2\n".to_vec(),
         every.clone().into_bytes(),
         every.replace('-', "_").into_bytes(),
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\ntracestate: a=1,b@c=2\ntracestate: d=3\n".to_vec(),
+        b"traceparent: cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff-what\ntracestate: a=1,a=2\n".to_vec(),
     ]
 }
