@@ -248,9 +248,11 @@ async fn tls(
 
 /// The alert by which a server ended TLS.
 fn alert(error: &io::Error) -> Option<AlertDescription> {
-    match error.get_ref()?.downcast_ref()? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
+    let fault: &rustls::Error = error.get_ref()?.downcast_ref()?;
+    if let rustls::Error::AlertReceived(alert) = fault {
+        Some(*alert)
+    } else {
+        None
     }
 }
 

@@ -242,15 +242,14 @@ async fn examine(which: Which, door: Door, question: &Question) -> Result<Findin
         trials: Vec::new(),
     };
     let url = finding.url.clone();
-    let failed = |silence: Silence| match silence {
-        Silence::OtherVersion(http) => Fault::NotSpoken {
-            url: url.clone(),
-            http: http.words(),
-        },
-        silence => Fault::Silent {
-            url: url.clone(),
-            reason: silence.to_string(),
-        },
+    let failed = |silence: Silence| {
+        let url = url.clone();
+        if let Silence::OtherVersion(http) = silence {
+            let http = http.words();
+            return Fault::NotSpoken { url, http };
+        }
+        let reason = silence.to_string();
+        Fault::Silent { url, reason }
     };
     let without = match ask(&door, &[]).await {
         Ok(heard) => passed(heard, &url)?,

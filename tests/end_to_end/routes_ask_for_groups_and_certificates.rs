@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::harness::client::{config, connect};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Server, Setup, text};
 
@@ -301,4 +304,43 @@ async fn limits_of_routes() {
     );
     assert_eq!(upstream.received(), "");
     assert_eq!(status(&curl("/", &["-H", &long])), "200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_is_closed_to_websockets_until_a_reload_opens_it() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keybound.toml");
+    let write = |keys: &str| {
+        let route = format!(
+            "[[gateway.route]]\nupstream = \"http://{}\"",
+            upstream.address
+        );
+        std::fs::write(&file, format!("[gateway]\n{route}\n{keys}\n")).unwrap();
+    };
+    write("websocket = false");
+    let setup = Setup::default().argument("--config");
+    let server = Server::start(setup.argument(file.to_str().unwrap()));
+    let device = server.device("thermostat-7");
+    let open = async || {
+        let config = config(&server, &device, &["http/1.1"]);
+        let tls = connect(server.gateway(), config).await;
+        tokio_tungstenite::client_async("wss://localhost/socket", tls).await
+    };
+    upstream.forget();
+    let Err(Error::Http(answer)) = open().await else {
+        panic!("it was opened");
+    };
+    assert_eq!(answer.status(), 403);
+    let details = answer.headers()["proxy-status"].to_str().unwrap();
+    assert!(details.contains("websocket-not-allowed"), "{details}");
+    assert_eq!(upstream.received(), "");
+    let explained = server.run(&["explain", "thermostat-7"]);
+    assert!(explained.contains("websocket = false"), "{explained}");
+    // What is no WebSocket passes.
+    assert_eq!(device.run(&["request", &server.url("/")]), "ok\n");
+    write("websocket = true");
+    let told = server.run(&["reload"]);
+    assert!(told.contains("route any host / changed"), "{told}");
+    open().await.expect("opened");
 }
