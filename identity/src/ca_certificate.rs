@@ -197,8 +197,8 @@ pub enum CaFault {
     Expired,
 }
 
-/// Whether it may sign lists, if its extensions let it be an anchor at all.
-fn check_extensions(parsed: &Parsed<'_>) -> Result<bool, CaFault> {
+/// Whether it may sign lists, if its extensions let it issue certificates of clients at all.
+pub(crate) fn check_extensions(parsed: &Parsed<'_>) -> Result<bool, CaFault> {
     let malformed = CaFault::Unreadable(ReadError::MalformedExtension);
     let understood = [
         OID_X509_EXT_BASIC_CONSTRAINTS,

@@ -7,8 +7,15 @@
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext, VerifiedPath,
+};
+use x509_parser::asn1_rs::Tag;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
 
+use crate::ca_certificate::{CaFault, check_extensions};
 use crate::certificate::{Parsed, ReadError, Validity};
 use crate::element;
 use crate::foreign::ForeignSerial;
@@ -18,11 +25,13 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Debug)]
 pub struct Anchors(Arc<Believed>);
 
-/// The anchors, and the certificate that each was made from, at the same position.
+/// The anchors, and what each was made from and webpki forgets, at the same position.
 #[derive(Debug)]
 struct Believed {
     anchors: Vec<TrustAnchor<'static>>,
     certificates: Vec<CertificateDer<'static>>,
+    /// pathLenConstraint (RFC 5280, section 4.2.1.9), where it stands.
+    path_lengths: Vec<Option<u32>>,
 }
 
 impl Anchors {
@@ -37,6 +46,7 @@ impl Anchors {
             .collect();
         Ok(Self(Arc::new(Believed {
             anchors: anchors.map_err(AnchorError::Unusable)?,
+            path_lengths: certificates.iter().map(path_length).collect(),
             certificates: certificates
                 .iter()
                 .map(|certificate| certificate.clone().into_owned())
@@ -72,8 +82,9 @@ impl Anchors {
     /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity, and
     /// says which one.
     ///
-    /// It says nothing about names, usages, time and status. At most `MAX_INTERMEDIATES` further
-    /// certificates are looked at.
+    /// It says nothing about names, time and status, and nothing about the usages of `leaf`. The CAs between must be
+    /// allowed to issue certificates of TLS clients, and be no more than the anchor's pathLenConstraint allows (RFC 5280,
+    /// section 6.1.4), which webpki does not look at. At most `MAX_INTERMEDIATES` further certificates are looked at.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -145,10 +156,30 @@ impl Anchors {
                 clamp(now, validity).into(),
                 UsageIsReadElsewhere,
                 None,
-                None,
+                Some(&|path| self.check_between(path)),
             )
             .map_err(ChainError::NotVouchedFor)?;
         Ok(look_at(&path))
+    }
+
+    /// Whether the CAs between the anchor and the leaf may be there. Another path may still do.
+    fn check_between(&self, path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+        let mut length = 0;
+        for ca in path.intermediate_certificates() {
+            let der = ca.der();
+            let parsed = Parsed::from_der(&der).map_err(|_| webpki::Error::BadDer)?;
+            check_extensions(&parsed).map_err(no_issuer)?;
+            let x509 = parsed.x509();
+            // What a CA issued to itself, to replace its key, does not count.
+            length += u32::from(x509.subject().as_raw() != x509.issuer().as_raw());
+        }
+        let position = self.position_of(path);
+        let most = position.and_then(|position| self.0.path_lengths.get(position));
+        match most {
+            Some(None) => Ok(()),
+            Some(Some(most)) if length <= *most => Ok(()),
+            Some(Some(_)) | None => Err(webpki::Error::PathLenConstraintViolated),
+        }
     }
 
     fn position_of(&self, path: &VerifiedPath<'_>) -> Option<usize> {
@@ -162,6 +193,40 @@ fn is_own_issuer(certificate: &CertificateDer<'_>) -> bool {
     Parsed::from_der(certificate).map_or(true, |parsed| {
         parsed.x509().subject().as_raw() == parsed.x509().issuer().as_raw()
     })
+}
+
+/// How many CAs may stand between an anchor and a leaf, if it says so. Below one that cannot be read there may be none.
+fn path_length(anchor: &CertificateDer<'_>) -> Option<u32> {
+    let constraints = Parsed::from_der(anchor).map(|parsed| {
+        match parsed.extension(&OID_X509_EXT_BASIC_CONSTRAINTS, Tag::Sequence) {
+            Ok(None) => Ok(None),
+            Ok(Some(ParsedExtension::BasicConstraints(found))) => Ok(found.path_len_constraint),
+            Ok(Some(_)) | Err(_) => Err(()),
+        }
+    });
+    match constraints {
+        Ok(Ok(length)) => length,
+        Ok(Err(())) | Err(_) => Some(0),
+    }
+}
+
+/// The nearest that webpki has for a CA that may not issue certificates of clients.
+fn no_issuer(fault: CaFault) -> webpki::Error {
+    match fault {
+        CaFault::NotCa | CaFault::NoKeyCertSign | CaFault::NoCrlSign => {
+            webpki::Error::EndEntityUsedAsCa
+        }
+        CaFault::NoClientAuth => {
+            webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext {
+                required: KeyUsage::client_auth(),
+                present: Vec::new(),
+            })
+        }
+        CaFault::CriticalExtension => webpki::Error::UnsupportedCriticalExtension,
+        CaFault::Unreadable(_) => webpki::Error::BadDer,
+        CaFault::NoAnchor(error) => error,
+        CaFault::NotYetValid | CaFault::Expired => webpki::Error::InvalidCertValidity,
+    }
 }
 
 /// How an anchor vouches for a certificate.
@@ -224,172 +289,5 @@ fn clamp(now: Timestamp, validity: Validity) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{
-        BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
-    };
-
-    use super::*;
-
-    struct Authority {
-        der: CertificateDer<'static>,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    fn authority(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().expect("a key");
-        let der = params.self_signed(&key).expect("a CA").der().clone();
-        Authority {
-            der,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn subordinate(name: &str, issuer: &Authority) -> Authority {
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &issuer.issuer).expect("a CA");
-        Authority {
-            der: certificate.der().clone(),
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn leaf(issuer: &Authority, from: i32, until: i32) -> CertificateDer<'static> {
-        let mut params = CertificateParams::default();
-        params.not_before = date_time_ymd(from, 1, 1);
-        params.not_after = date_time_ymd(until, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &issuer.issuer).expect("a leaf");
-        certificate.der().clone()
-    }
-
-    const DIRECT: Path = Path {
-        anchor: 0,
-        intermediate: None,
-    };
-    const IN_2026: Timestamp = Timestamp(1_780_000_000);
-
-    #[test]
-    fn expiry_hides_no_bad_signature() {
-        let ours = authority("Device CA");
-        let pretender = authority("Device CA");
-        let anchors = Anchors::new(std::slice::from_ref(&ours.der)).expect("an anchor");
-        let bad_signature = Err(ChainError::NotVouchedFor(
-            webpki::Error::InvalidSignatureForPublicKey,
-        ));
-        for (from, until) in [(2020, 2030), (2000, 2001), (2040, 2041)] {
-            let good = leaf(&ours, from, until);
-            assert_eq!(anchors.verify(&good, &[], IN_2026), Ok(DIRECT));
-            let forged = leaf(&pretender, from, until);
-            assert_eq!(anchors.verify(&forged, &[], IN_2026), bad_signature);
-        }
-    }
-
-    #[test]
-    fn the_anchor_that_vouches_is_named() {
-        let (ours, other) = (authority("Device CA"), authority("Other CA"));
-        let subordinate = {
-            let mut params = CertificateParams::default();
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, "Subordinate");
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-            params.serial_number = Some(rcgen::SerialNumber::from(vec![7]));
-            let key = KeyPair::generate().expect("a key");
-            let certificate = params.signed_by(&key, &other.issuer).expect("a CA");
-            Authority {
-                der: certificate.der().clone(),
-                issuer: Issuer::new(params, key),
-            }
-        };
-        let both = [ours.der.clone(), other.der.clone()];
-        let anchors = Anchors::new(&both).expect("anchors");
-        let verify = |leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]| {
-            anchors.verify(leaf, sent, IN_2026)
-        };
-        assert_eq!(verify(&leaf(&ours, 2020, 2030), &[]), Ok(DIRECT));
-        let direct = Path {
-            anchor: 1,
-            intermediate: None,
-        };
-        assert_eq!(verify(&leaf(&other, 2020, 2030), &[]), Ok(direct));
-        let through = Path {
-            anchor: 1,
-            intermediate: ForeignSerial::from_der_content(&[7]),
-        };
-        let sent = std::slice::from_ref(&subordinate.der);
-        assert_eq!(verify(&leaf(&subordinate, 2020, 2030), sent), Ok(through));
-        assert_eq!(anchors.certificate(1), Some(&other.der));
-        assert!(anchors.has_issuer_name_of(&leaf(&other, 2020, 2030)));
-        assert!(!anchors.has_issuer_name_of(&leaf(&subordinate, 2020, 2030)));
-    }
-
-    #[test]
-    fn strangers() {
-        let ours = authority("Device CA");
-        let other = authority("Other CA");
-        let anchors = Anchors::new(std::slice::from_ref(&ours.der)).expect("an anchor");
-        let stranger = leaf(&other, 2020, 2030);
-        assert_eq!(
-            anchors.verify(&stranger, std::slice::from_ref(&other.der), IN_2026),
-            Err(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))
-        );
-        assert_eq!(
-            anchors.verify(&stranger, &vec![other.der.clone(); 4], IN_2026),
-            Err(ChainError::TooLong { length: 5 })
-        );
-        assert_eq!(
-            anchors.verify(&leaf(&ours, 2030, 2020), &[], IN_2026),
-            Err(ChainError::EmptyValidity)
-        );
-        assert_eq!(
-            anchors.verify(&CertificateDer::from(vec![0]), &[], IN_2026),
-            Err(ChainError::Leaf(ReadError::NotDer))
-        );
-    }
-
-    #[test]
-    fn issuers_are_those_of_the_path_and_not_what_was_sent() {
-        let root = authority("Root CA");
-        let middle = subordinate("Middle CA", &root);
-        let issuing = subordinate("Device CA", &middle);
-        let leaf = leaf(&issuing, 2020, 2030);
-        let other = authority("Other CA");
-        let check = |anchor: &Authority, sent: &[&Authority], expected: &[&Authority]| {
-            let anchors = Anchors::new(&[other.der.clone(), anchor.der.clone()]).expect("anchors");
-            let sent: Vec<_> = sent.iter().map(|one| one.der.clone()).collect();
-            let expected: Vec<_> = expected.iter().map(|one| one.der.clone()).collect();
-            assert_eq!(anchors.issuers(&leaf, &sent, IN_2026), Ok(expected));
-        };
-        check(&issuing, &[], &[&issuing]);
-        check(&issuing, &[&other, &middle, &root], &[&issuing]);
-        check(&middle, &[&issuing], &[&issuing, &middle]);
-        check(&middle, &[&other, &middle, &issuing], &[&issuing, &middle]);
-        // The root is its own issuer.
-        check(&root, &[&middle, &other, &issuing], &[&issuing, &middle]);
-        let anchors = Anchors::new(std::slice::from_ref(&other.der)).expect("an anchor");
-        let sent = [issuing.der.clone(), middle.der.clone()];
-        assert_eq!(
-            anchors.issuers(&leaf, &sent, IN_2026),
-            Err(ChainError::NotVouchedFor(webpki::Error::UnknownIssuer))
-        );
-    }
-
-    #[test]
-    fn nobody_is_believed_without_an_anchor() {
-        assert_eq!(Anchors::new(&[]).map(|_| ()), Err(AnchorError::None));
-    }
-}
+#[path = "chain_tests.rs"]
+mod tests;

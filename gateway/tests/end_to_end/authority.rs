@@ -136,7 +136,17 @@ impl Authority {
 
     /// A CA that this one vouches for.
     pub(crate) fn subordinate(&self, name: &str) -> Self {
-        let (params, key) = (Self::params(name), KeyPair::generate().expect("a key"));
+        self.subordinate_with(name, |_| {})
+    }
+
+    /// The same with something else in its certificate.
+    pub(crate) fn subordinate_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let (mut params, key) = (Self::params(name), KeyPair::generate().expect("a key"));
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a CA");
         Self {
             certificate: certificate.der().clone(),

@@ -336,6 +336,20 @@ async fn the_calendar_is_explained_and_strangers_get_the_alert() {
     rig.next_record().await;
     rig.upstream.take();
     stranger(&mut rig, "without the CA between", &device, &[]).await;
+    // A CA that is for servers only makes no clients, and neither does one that the anchor's path length leaves no room for.
+    let of_servers = factory.subordinate_with("Web CA", |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let device = called(&of_servers, "pump", 5);
+    stranger(&mut rig, "below a CA of servers", &device, &[&of_servers]).await;
+    let last = factory.subordinate_with("Line CA", |params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    });
+    rig.believe(&[anchor("line", &last, None)]);
+    forwarded(&mut rig, &called(&last, "pump", 5), "line:pump").await;
+    let below = last.subordinate("Shift CA");
+    let device = called(&below, "pump", 5);
+    stranger(&mut rig, "one CA too many", &device, &[&below]).await;
 
     rig.believe(&[anchor(
         "factory",
