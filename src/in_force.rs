@@ -1,14 +1,15 @@
 //! What health says of the configuration: what is in force, and what was not taken and why (I5).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway::tls::NamedCertificate;
-use identity::{Fingerprint, Name, Timestamp};
+use identity::{Fingerprint, Timestamp};
 
 use crate::config::{AnchorConfig, CertificateFiles, Config, CrlPlace};
-use crate::foreign;
+use crate::foreign::{self, Asked, Which};
 use crate::metrics::Metrics;
 use crate::{clock, lint};
 
@@ -27,7 +28,11 @@ struct State {
     broken: BTreeMap<PathBuf, String>,
     anchors: Vec<AnchorConfig>,
     /// Lists of anchors that were not taken, and why.
-    broken_lists: BTreeMap<(Name, CrlPlace), String>,
+    broken_lists: BTreeMap<Which, String>,
+    /// Lists from URLs that could not be kept for the next start, and why.
+    not_kept: BTreeMap<Which, String>,
+    /// Why it is not written how new the lists in force are, if it is not.
+    marks_not_written: Option<String>,
     /// What ends soon and was told already.
     told: BTreeSet<String>,
 }
@@ -53,17 +58,38 @@ impl InForce {
         }
     }
 
-    /// This configuration is in force, as its files are now.
-    pub(crate) fn loaded(&self, config: &Config, hash: &Fingerprint) {
+    /// This configuration is in force, as its files are now, and as the URLs are that were asked for it.
+    pub(crate) fn loaded(&self, config: &Config, hash: &Fingerprint, asked: &[Asked]) {
         self.metrics.config_loaded(hash, clock::now());
         let mut state = self.state();
         state.not_reloaded = None;
         state.broken.clear();
-        state.broken_lists.clear();
+        // What is wrong with a URL that was not asked is as wrong as it was. Every file was read.
+        let is_as_it_was = |which: &Which| {
+            let (name, place) = which;
+            let mut anchors = foreign::anchors_of(config).iter();
+            let source = anchors
+                .find(|anchor| anchor.name == *name)
+                .and_then(|anchor| anchor.source(place));
+            source.is_some() && asked.iter().all(|one| one.which != *which)
+        };
+        state
+            .broken_lists
+            .retain(|which, _| matches!(which.1, CrlPlace::Url(_)) && is_as_it_was(which));
+        state.not_kept.retain(|which, _| is_as_it_was(which));
         let gateway = config.gateway.as_ref();
         let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
         self.set_certificates(&mut state, certificates);
         self.set_anchors(&mut state, foreign::anchors_of(config));
+        drop(state);
+        for one in asked {
+            if let Some(fault) = &one.fault {
+                self.list_not_replaced(&one.which, fault, false);
+            }
+            if let Some(error) = &one.not_kept {
+                self.list_not_kept(&one.which, error);
+            }
+        }
     }
 
     /// A reload changed nothing.
@@ -86,27 +112,82 @@ impl InForce {
     }
 
     /// What is at this place is in force for an anchor; what was wrong with it is right again.
-    pub(crate) fn list_replaced(&self, anchor: &Name, place: &CrlPlace, anchors: &[AnchorConfig]) {
+    pub(crate) fn list_replaced(&self, which: &Which, anchors: &[AnchorConfig]) {
+        self.list_is_as_in_force(which);
         let mut state = self.state();
-        let key = (anchor.clone(), place.clone());
-        if state.broken_lists.remove(&key).is_some() {
-            tracing::info!(%anchor, crl = %place, "the list of revoked certificates can be used again");
-        }
         self.set_anchors(&mut state, anchors);
     }
 
-    /// What is at this place for an anchor cannot be used; the last good list is in force.
-    pub(crate) fn list_not_replaced(&self, anchor: &Name, place: &CrlPlace, fault: &str) {
+    /// At this place is again what has been in force for an anchor all the time.
+    pub(crate) fn list_is_as_in_force(&self, which: &Which) {
+        if self.state().broken_lists.remove(which).is_some() {
+            let (anchor, place) = which;
+            tracing::info!(%anchor, crl = %place, "the list of revoked certificates can be used again");
+        }
+    }
+
+    /// What is at this place for an anchor cannot be used; the last good list is in force. A file that is as it was is
+    /// counted once, however often it is tried.
+    pub(crate) fn list_not_replaced(&self, which: &Which, fault: &str, is_as_it_was: bool) {
+        let (anchor, _) = which;
         let sentence = format!(
             "The list of revoked certificates of the anchor {anchor} was not replaced and the last good one stays in force. {fault}"
         );
-        self.metrics.list_refused(anchor);
-        let key = (anchor.clone(), place.clone());
+        let mut state = self.state();
+        let before = state.broken_lists.insert(which.clone(), sentence.clone());
+        let is_known = before.as_ref() == Some(&sentence);
+        if !(is_as_it_was && is_known) {
+            self.metrics.list_refused(anchor);
+        }
         // A URL that stays as it is is told of once.
-        let before = self.state().broken_lists.insert(key, sentence.clone());
+        if !is_known {
+            tracing::error!(target: "alarm", "{sentence}");
+        }
+    }
+
+    /// What this URL led to is kept for the next start.
+    pub(crate) fn list_kept(&self, which: &Which) {
+        if self.state().not_kept.remove(which).is_some() {
+            let (anchor, place) = which;
+            tracing::info!(%anchor, crl = %place, "the list of revoked certificates is kept again");
+        }
+    }
+
+    /// What this URL led to could not be kept for the next start.
+    pub(crate) fn list_not_kept(&self, which: &Which, error: &io::Error) {
+        let (anchor, place) = which;
+        let sentence = format!(
+            "The list of revoked certificates of the anchor {anchor} that is behind {place} cannot be kept for the next start, which has to ask for it: {error}."
+        );
+        let before = self
+            .state()
+            .not_kept
+            .insert(which.clone(), sentence.clone());
         if before.as_ref() != Some(&sentence) {
             tracing::error!(target: "alarm", "{sentence}");
         }
+    }
+
+    /// Whether what this URL led to could not be kept.
+    pub(crate) fn is_not_kept(&self, which: &Which) -> bool {
+        self.state().not_kept.contains_key(which)
+    }
+
+    /// It is written how new the lists in force are, or why it is not.
+    pub(crate) fn marks_written(&self, path: &Path, written: io::Result<()>) {
+        let sentence = written.err().map(|error| {
+            format!(
+                "How new the lists of revoked certificates are that are in force cannot be written to {}, so that a restart might take older ones: {error}.",
+                path.display()
+            )
+        });
+        let mut state = self.state();
+        if let Some(sentence) = &sentence
+            && state.marks_not_written.as_ref() != Some(sentence)
+        {
+            tracing::error!(target: "alarm", "{sentence}");
+        }
+        state.marks_not_written = sentence;
     }
 
     /// What is wrong, in sentences.
@@ -118,6 +199,8 @@ impl InForce {
         not_reloaded
             .chain(broken)
             .chain(broken_lists)
+            .chain(state.not_kept.values().cloned())
+            .chain(state.marks_not_written.clone())
             .chain(state.ends(now))
             .collect()
     }

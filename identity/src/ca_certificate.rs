@@ -27,6 +27,8 @@ pub struct CaCertificate {
     subject: Vec<u8>,
     issuer: Vec<u8>,
     serial: Option<ForeignSerial>,
+    /// SHA-256 of its name and SubjectPublicKeyInfo.
+    authority: Fingerprint,
     /// The content of the AlgorithmIdentifier of its key.
     key_algorithm: Vec<u8>,
     /// The key itself, as in subjectPublicKey.
@@ -52,6 +54,7 @@ impl CaCertificate {
             subject: x509.subject().as_raw().to_vec(),
             issuer: x509.issuer().as_raw().to_vec(),
             serial: ForeignSerial::from_der_content(x509.raw_serial()),
+            authority: Fingerprint::of(&[x509.subject().as_raw(), spki.raw].concat()),
             key_algorithm,
             key,
             signs_lists,
@@ -110,6 +113,11 @@ impl CaCertificate {
         self.subject == other.subject
             && self.key_algorithm == other.key_algorithm
             && self.key == other.key
+    }
+
+    /// SHA-256 of its name and SubjectPublicKeyInfo: every certificate of one CA has the same.
+    pub fn authority(&self) -> Fingerprint {
+        self.authority
     }
 
     /// Whether it may sign lists of what it has revoked.

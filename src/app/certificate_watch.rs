@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Reloader;
@@ -14,48 +15,93 @@ use crate::config::{CertificateFiles, Config, Stamp, uncovered_host};
 /// Files as they were when they could not be used, by the certificate's; they are tried again once they change.
 type Tried = BTreeMap<PathBuf, Stamp>;
 
+type Read = Option<(Stamp, Result<CertificateFiles, String>)>;
+
+#[derive(Default)]
+struct Watch {
+    tried: Tried,
+    /// Readings that have not ended because a file system hangs, by the certificate's file: each holds one thread.
+    unfinished: BTreeMap<PathBuf, JoinHandle<Read>>,
+}
+
 /// Looks for other files until `shutdown`.
 pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
-    let mut tried = Tried::new();
+    let mut watch = Watch::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = shutdown.cancelled() => return,
         }
-        look(reloader, &mut tried).await;
+        watch.look(reloader).await;
     }
 }
 
-async fn look(reloader: &Reloader, tried: &mut Tried) {
-    let mut config = reloader.config().await;
-    let number = certificates(&config).len();
-    for place in 0..number {
-        let files = certificates(&config)[place].clone();
-        let file = files.certificate.clone();
-        let known = [Some(files.stamp), tried.get(&file).copied()];
-        let Some((stamp, read)) = read_if_changed(files, known).await else {
-            continue;
-        };
-        tried.insert(file.clone(), stamp);
-        let replaced = read
-            .and_then(|new| with(&config, place, new))
-            .and_then(|next| reloader.publish_certificates(&next).map(|()| next));
-        match replaced {
-            Ok(next) => {
-                *config = next;
-                tracing::info!(file = %file.display(), "a server certificate was replaced");
-                reloader
-                    .in_force()
-                    .certificate_replaced(&file, certificates(&config));
+impl Watch {
+    async fn look(&mut self, reloader: &Reloader) {
+        // Nobody else waits for what is read.
+        let all = certificates(&*reloader.config().await).to_vec();
+        for files in all {
+            let file = files.certificate.clone();
+            let Some((stamp, read)) = self.read_if_changed(files.clone()).await else {
+                continue;
+            };
+            let mut config = reloader.config().await;
+            // A reload that came in between has read them, too.
+            let is_the_same = |one: &CertificateFiles| {
+                one.certificate == file && one.key == files.key && one.stamp == files.stamp
+            };
+            let Some(place) = certificates(&config).iter().position(is_the_same) else {
+                continue;
+            };
+            self.tried.insert(file.clone(), stamp);
+            let replaced = read
+                .and_then(|new| with(&config, place, new))
+                .and_then(|next| reloader.publish_certificates(&next).map(|()| next));
+            match replaced {
+                Ok(next) => {
+                    *config = next;
+                    tracing::info!(file = %file.display(), "a server certificate was replaced");
+                    reloader
+                        .in_force()
+                        .certificate_replaced(&file, certificates(&config));
+                }
+                Err(fault) => {
+                    let sentence = format!(
+                        "A server certificate was not replaced and the old one stays in force. {fault}"
+                    );
+                    tracing::error!(target: "alarm", "{sentence}");
+                    reloader
+                        .in_force()
+                        .certificate_not_replaced(&file, sentence);
+                }
             }
-            Err(fault) => {
-                let sentence = format!(
-                    "A server certificate was not replaced and the old one stays in force. {fault}"
-                );
-                tracing::error!(target: "alarm", "{sentence}");
-                reloader
-                    .in_force()
-                    .certificate_not_replaced(&file, sentence);
+        }
+    }
+
+    /// The files as they look now and what they hold, if they look neither as they did when they were put in force nor
+    /// when they were last tried.
+    async fn read_if_changed(&mut self, files: CertificateFiles) -> Read {
+        let file = files.certificate.clone();
+        let before = self.unfinished.get(&file);
+        if before.is_some_and(|reading| !reading.is_finished()) {
+            return None;
+        }
+        // What that one found is looked at anew.
+        self.unfinished.remove(&file);
+        let known = [Some(files.stamp), self.tried.get(&file).copied()];
+        let mut reading = tokio::task::spawn_blocking(move || {
+            let stamp = Stamp::of(&files.certificate, &files.key);
+            if known.contains(&Some(stamp)) {
+                return None;
+            }
+            let read = CertificateFiles::read(&files.certificate, &files.key);
+            Some((stamp, read.map_err(|fault| fault.sentence)))
+        });
+        match tokio::time::timeout(READ_WITHIN, &mut reading).await {
+            Ok(read) => read.ok()?,
+            Err(_) => {
+                self.unfinished.insert(file, reading);
+                None
             }
         }
     }
@@ -64,26 +110,6 @@ async fn look(reloader: &Reloader, tried: &mut Tried) {
 fn certificates(config: &Config) -> &[CertificateFiles] {
     let gateway = config.gateway.as_ref();
     gateway.map_or(&[], |gateway| &gateway.certificates)
-}
-
-/// The files as they look now and what they hold, if they look like none of those that are `known`.
-async fn read_if_changed(
-    files: CertificateFiles,
-    known: [Option<Stamp>; 2],
-) -> Option<(Stamp, Result<CertificateFiles, String>)> {
-    let reading = tokio::task::spawn_blocking(move || {
-        let stamp = Stamp::of(&files.certificate, &files.key);
-        if known.contains(&Some(stamp)) {
-            return None;
-        }
-        let read = CertificateFiles::read(&files.certificate, &files.key);
-        Some((stamp, read.map_err(|fault| fault.sentence)))
-    });
-    // A file system that hangs is asked again the next time.
-    tokio::time::timeout(READ_WITHIN, reading)
-        .await
-        .ok()?
-        .ok()?
 }
 
 /// The configuration with another certificate at `place`, if that takes away nothing that is served.

@@ -1,24 +1,106 @@
 //! Lists of revoked certificates that others replace while the server runs: each newer one is put in force, and who it
-//! names loses its connections. One that cannot be used leaves the last good one in force and raises an alarm (I5).
+//! names loses its connections. One that cannot be used leaves the last good one in force and raises an alarm, which lasts
+//! as long as that does (I5).
 //!
-//! What time alone ends is seen to here as well: lists past their nextUpdate, and CAs that expire.
+//! Every place is looked at by itself, and at most once at the same time: one that hangs holds one thread or one
+//! connection, and no other place. What time alone ends is seen to here as well: lists past their nextUpdate, and CAs that
+//! expire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway::UpstreamTls;
-use identity::{CaCertificate, Name, RevocationList};
-use tokio::task::JoinSet;
+use identity::{CaCertificate, RevocationList};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Reloader;
 use crate::clock;
-use crate::config::{CrlPlace, CrlSource, FileStamp};
-use crate::foreign::{FIRST_WITHIN, anchors_of, fetch, keep, lists_of};
+use crate::config::{CrlPlace, CrlSource, FileStamp, ReadFault};
+use crate::foreign::{FIRST_WITHIN, Which, anchors_of, fetch, keep, lists_of};
 
-/// A place of one anchor.
-type Which = (Name, CrlPlace);
+/// Looks for other lists until `shutdown`.
+pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
+    let mut watch = Watch::default();
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_EVERY, LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => watch.look(reloader).await,
+            Some(ended) = watch.jobs.join_next_with_id() => watch.ended(reloader, ended).await,
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    /// What is under way.
+    busy: BTreeMap<Work, Busy>,
+    jobs: JoinSet<Done>,
+    /// Files that could not be used.
+    tried: BTreeMap<Which, Tried>,
+    /// When URLs were last asked.
+    asked: BTreeMap<Which, Instant>,
+}
+
+/// What is done once at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    /// Looking at a file, for all anchors that name it.
+    File(PathBuf),
+    /// Asking a URL for an anchor, and keeping what it led to.
+    Url(Which),
+    /// Writing how new the lists in force are.
+    Marks,
+}
+
+struct Busy {
+    job: Id,
+    since: Instant,
+    /// Whether there is an alarm because it takes so long.
+    is_told: bool,
+}
+
+enum Done {
+    Looked(Vec<Looked>),
+    Asked { found: Found, answer: Vec<u8> },
+    Kept(Which, io::Result<()>),
+    Written(io::Result<()>),
+}
+
+/// A file that an anchor names.
+struct Wanted {
+    which: Which,
+    authorities: Vec<CaCertificate>,
+    /// How it looked when what is in force was read.
+    in_force: Option<FileStamp>,
+    /// How it looked when it could not be used, if it need not be tried again yet.
+    useless: Option<Option<FileStamp>>,
+}
+
+/// What became of a file, for one anchor.
+enum Looked {
+    /// It is the one whose lists are in force.
+    AsInForce(Which, FileStamp),
+    /// It is as useless as it was.
+    AsTried,
+    Read(Found, Readable),
+}
+
+/// Whether a file could be read at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readable {
+    Yes,
+    /// Or not now.
+    No,
+    /// Somebody is writing it.
+    Changing,
+}
 
 /// What was found at a place: its lists, or a sentence about what is wrong with them.
 struct Found {
@@ -27,110 +109,253 @@ struct Found {
     authorities: Vec<CaCertificate>,
     stamp: Option<FileStamp>,
     lists: Result<Vec<Arc<RevocationList>>, String>,
-    /// What a URL answered, to be kept.
-    answer: Vec<u8>,
 }
 
-#[derive(Default)]
-struct Watch {
-    /// Files as they were when they could not be used; they are tried again once they change.
-    tried: BTreeMap<Which, Option<FileStamp>>,
-    /// When URLs were last asked.
-    asked: BTreeMap<Which, Instant>,
-    asking: JoinSet<Found>,
-}
-
-/// Looks for other lists until `shutdown`.
-pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
-    let mut watch = Watch::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => watch.look(reloader).await,
-            Some(answered) = watch.asking.join_next() => match answered {
-                Ok(found) => take(reloader, found).await,
-                Err(error) => tracing::error!(%error, "a list of revoked certificates could not be asked for"),
-            },
-            () = shutdown.cancelled() => return,
-        }
-    }
+/// A file that could not be used.
+struct Tried {
+    stamp: Option<FileStamp>,
+    at: Instant,
+    readable: Readable,
+    /// Since when somebody has been writing it.
+    changing_since: Instant,
 }
 
 impl Watch {
     async fn look(&mut self, reloader: &Reloader) {
         reloader.end_those_who_fell();
         reloader.in_force().tell_what_ends(clock::now());
-        let (mut files, mut urls) = (Vec::new(), Vec::new());
-        {
-            let config = reloader.config().await;
-            for anchor in anchors_of(&config) {
-                let Some(crl) = &anchor.crl else {
-                    continue;
-                };
-                for source in &crl.sources {
-                    let which = (anchor.name.clone(), source.place.clone());
-                    let authorities = anchor.authorities.clone();
-                    match &source.place {
-                        CrlPlace::File(_) => files.push((which, authorities, source.stamp)),
-                        CrlPlace::Url(_) => {
-                            urls.push((which, authorities, crl.refresh, crl.tls.clone()));
-                        }
+        let mut files: BTreeMap<PathBuf, Vec<Wanted>> = BTreeMap::new();
+        let mut urls = BTreeMap::new();
+        for anchor in anchors_of(&*reloader.config().await) {
+            let Some(crl) = &anchor.crl else {
+                continue;
+            };
+            for source in &crl.sources {
+                let which = (anchor.name.clone(), source.place.clone());
+                let authorities = anchor.authorities.clone();
+                match &source.place {
+                    CrlPlace::File(path) => files.entry(path.clone()).or_default().push(Wanted {
+                        useless: self.tried.get(&which).and_then(Tried::useless),
+                        in_force: source.stamp,
+                        which,
+                        authorities,
+                    }),
+                    CrlPlace::Url(_) => {
+                        urls.insert(which, (authorities, crl.refresh, crl.tls.clone()));
                     }
                 }
             }
         }
-        for (which, authorities, stamp) in files {
-            let known = [Some(stamp), self.tried.get(&which).copied()];
-            if let Some(found) = read_if_changed(which, authorities, known).await {
-                self.tried.insert(found.which.clone(), found.stamp);
-                take(reloader, found).await;
-            }
+        let named: BTreeSet<&Which> = files.values().flatten().map(|one| &one.which).collect();
+        self.tried.retain(|which, _| named.contains(which));
+        self.asked.retain(|which, _| urls.contains_key(which));
+        for (path, wanted) in files {
+            self.look_at(reloader, path, wanted);
         }
-        self.asked
-            .retain(|which, _| urls.iter().any(|url| url.0 == *which));
-        for (which, authorities, refresh, tls) in urls {
+        for (which, (authorities, refresh, tls)) in urls {
             // What is known of a new one may be what was kept.
             let asked = self.asked.get(&which).map(Instant::elapsed);
-            if asked.is_none_or(|ago| ago >= refresh) {
+            let is_due = asked.is_none_or(|ago| ago >= refresh);
+            let work = Work::Url(which.clone());
+            if is_due && !self.busy.contains_key(&work) {
                 self.asked.insert(which.clone(), Instant::now());
-                self.asking.spawn(ask(which, authorities, tls));
+                self.begin(work, ask(which, authorities, tls));
+            }
+        }
+        self.write_marks(reloader);
+    }
+
+    fn look_at(&mut self, reloader: &Reloader, path: PathBuf, wanted: Vec<Wanted>) {
+        let work = Work::File(path.clone());
+        let Some(busy) = self.busy.get_mut(&work) else {
+            let looking = tokio::task::spawn_blocking(move || {
+                let looked = wanted.into_iter().map(|one| one.look_at(&path));
+                looked.collect()
+            });
+            self.begin(work, async move {
+                // What failed is told by the panic, and looked at again.
+                Done::Looked(looking.await.unwrap_or_default())
+            });
+            return;
+        };
+        if busy.since.elapsed() >= SLOW && !busy.is_told {
+            busy.is_told = true;
+            for one in wanted {
+                let fault = format!(
+                    "{}: reading it has taken {} s and has not ended; look at its file system",
+                    path.display(),
+                    SLOW.as_secs()
+                );
+                reloader
+                    .in_force()
+                    .list_not_replaced(&one.which, &fault, false);
+                // So that this is not what is told of it once the reading has ended.
+                self.tried.remove(&one.which);
             }
         }
     }
-}
 
-/// The file as it looks now and what it holds, if it looks like none of those that are `known`.
-async fn read_if_changed(
-    which: Which,
-    authorities: Vec<CaCertificate>,
-    known: [Option<Option<FileStamp>>; 2],
-) -> Option<Found> {
-    let reading = tokio::task::spawn_blocking(move || {
-        let CrlPlace::File(path) = &which.1 else {
-            return None;
+    async fn ended(&mut self, reloader: &Reloader, ended: Result<(Id, Done), JoinError>) {
+        let (id, done) = match ended {
+            Ok((id, done)) => (id, Some(done)),
+            Err(error) => {
+                tracing::error!(%error, "looking for a list of revoked certificates failed");
+                (error.id(), None)
+            }
         };
-        let stamp = FileStamp::of(path);
-        if known.contains(&Some(stamp)) {
-            return None;
+        self.busy.retain(|_, busy| busy.job != id);
+        let in_force = reloader.in_force();
+        match done {
+            None => {}
+            Some(Done::Looked(all)) => {
+                for one in all {
+                    self.looked(reloader, one).await;
+                }
+            }
+            Some(Done::Asked { found, answer }) => {
+                let which = found.which.clone();
+                match take(reloader, found).await {
+                    Taken::New => self.keep(reloader, which, answer).await,
+                    Taken::Same if in_force.is_not_kept(&which) => {
+                        self.keep(reloader, which, answer).await;
+                    }
+                    Taken::Same | Taken::Unwanted => {}
+                    Taken::No(fault) => in_force.list_not_replaced(&which, &fault, false),
+                }
+            }
+            Some(Done::Kept(which, kept)) => {
+                match kept {
+                    Ok(()) => in_force.list_kept(&which),
+                    Err(error) => in_force.list_not_kept(&which, &error),
+                }
+                self.write_marks(reloader);
+            }
+            Some(Done::Written(written)) => {
+                in_force.marks_written(reloader.marks().path(), written);
+            }
         }
-        let read = CrlSource::read(which.1.clone(), &authorities);
-        // What was replaced meanwhile is read again the next time.
-        let unchanged = FileStamp::of(path) == stamp;
-        unchanged.then(|| Found {
-            lists: read.map(|source| source.lists),
-            answer: Vec::new(),
-            which,
-            authorities,
-            stamp,
-        })
-    });
-    // A file system that hangs is asked again the next time.
-    tokio::time::timeout(READ_WITHIN, reading)
-        .await
-        .ok()?
-        .ok()?
+    }
+
+    async fn looked(&mut self, reloader: &Reloader, looked: Looked) {
+        let (found, readable) = match looked {
+            Looked::AsTried => return,
+            Looked::AsInForce(which, stamp) => {
+                self.tried.remove(&which);
+                let config = reloader.config().await;
+                let mut anchors = anchors_of(&config).iter();
+                let source = anchors
+                    .find(|anchor| anchor.name == which.0)
+                    .and_then(|anchor| anchor.source(&which.1));
+                if source.is_some_and(|source| source.stamp == Some(stamp)) {
+                    reloader.in_force().list_is_as_in_force(&which);
+                }
+                return;
+            }
+            Looked::Read(found, readable) => (found, readable),
+        };
+        let (which, stamp) = (found.which.clone(), found.stamp);
+        match take(reloader, found).await {
+            Taken::New | Taken::Same | Taken::Unwanted => {
+                self.tried.remove(&which);
+                self.write_marks(reloader);
+            }
+            Taken::No(fault) => {
+                let before = self.tried.remove(&which);
+                let is_as_it_was = before.as_ref().is_some_and(|one| one.stamp == stamp);
+                let changing_since = before
+                    .filter(|one| one.readable == Readable::Changing)
+                    .map_or_else(Instant::now, |one| one.changing_since);
+                // Whoever writes a file for long is told of; most have ended by the next look.
+                if readable != Readable::Changing || changing_since.elapsed() >= SLOW {
+                    let in_force = reloader.in_force();
+                    in_force.list_not_replaced(&which, &fault, is_as_it_was);
+                }
+                let tried = Tried {
+                    stamp,
+                    at: Instant::now(),
+                    readable,
+                    changing_since,
+                };
+                self.tried.insert(which, tried);
+            }
+        }
+    }
+
+    /// Keeps what a URL led to for the next start. Until that is done, it is not asked again.
+    async fn keep(&mut self, reloader: &Reloader, which: Which, answer: Vec<u8>) {
+        let CrlPlace::Url(url) = which.1.clone() else {
+            return;
+        };
+        let data = reloader.config().await.data.clone();
+        self.begin(Work::Url(which.clone()), async move {
+            let kept = keep(&data, &url, answer).await;
+            Done::Kept(which, kept)
+        });
+    }
+
+    /// Writes how new the lists in force are, if that has changed.
+    fn write_marks(&mut self, reloader: &Reloader) {
+        if !self.busy.contains_key(&Work::Marks) {
+            let marks = Arc::clone(reloader.marks());
+            self.begin(
+                Work::Marks,
+                async move { Done::Written(marks.write().await) },
+            );
+        }
+    }
+
+    fn begin(&mut self, work: Work, job: impl Future<Output = Done> + Send + 'static) {
+        let busy = Busy {
+            job: self.jobs.spawn(job).id(),
+            since: Instant::now(),
+            is_told: false,
+        };
+        self.busy.insert(work, busy);
+    }
 }
 
-async fn ask(which: Which, authorities: Vec<CaCertificate>, tls: Option<UpstreamTls>) -> Found {
+impl Wanted {
+    fn look_at(self, path: &Path) -> Looked {
+        let stamp = FileStamp::of(path);
+        if let Some(stamp) = stamp.filter(|_| stamp == self.in_force) {
+            return Looked::AsInForce(self.which, stamp);
+        }
+        if self.useless == Some(stamp) {
+            return Looked::AsTried;
+        }
+        let read = CrlSource::read(self.which.1.clone(), &self.authorities);
+        let (stamp, lists, readable) = match read {
+            Ok(source) => (source.stamp, Ok(source.lists), Readable::Yes),
+            Err(found) => {
+                let readable = match &found.fault {
+                    ReadFault::Unusable(_) => Readable::Yes,
+                    ReadFault::Unreadable(_) => Readable::No,
+                    ReadFault::Changing => Readable::Changing,
+                };
+                let sentence = format!("{}: {}", self.which.1, found.fault);
+                (found.stamp, Err(sentence), readable)
+            }
+        };
+        let found = Found {
+            which: self.which,
+            authorities: self.authorities,
+            stamp,
+            lists,
+        };
+        Looked::Read(found, readable)
+    }
+}
+
+impl Tried {
+    /// How it looked, if it need not be tried again yet. What cannot be read may be readable at any moment, and what
+    /// cannot be used may be usable with time: a list whose thisUpdate was in the future, for one.
+    fn useless(&self) -> Option<Option<FileStamp>> {
+        let holds = self.readable == Readable::Yes && self.at.elapsed() < TRY_AGAIN_AFTER;
+        holds.then_some(self.stamp)
+    }
+}
+
+async fn ask(which: Which, authorities: Vec<CaCertificate>, tls: Option<UpstreamTls>) -> Done {
     let answer = match &which.1 {
         CrlPlace::Url(url) => fetch(url, tls.as_ref(), FIRST_WITHIN)
             .await
@@ -141,17 +366,32 @@ async fn ask(which: Which, authorities: Vec<CaCertificate>, tls: Option<Upstream
         Ok(bytes) => lists_of(bytes.clone(), authorities.clone()).await,
         Err(fault) => Err(fault.clone()),
     };
-    Found {
+    let found = Found {
         lists: lists.map_err(|fault| format!("{}: {fault}", which.1)),
-        answer: answer.unwrap_or_default(),
         which,
         authorities,
         stamp: None,
+    };
+    Done::Asked {
+        found,
+        answer: answer.unwrap_or_default(),
     }
 }
 
+/// What became of what was found.
+enum Taken {
+    /// It is in force.
+    New,
+    /// It was in force before.
+    Same,
+    /// A reload has done away with its place.
+    Unwanted,
+    /// It cannot be used; the sentence says why.
+    No(String),
+}
+
 /// Puts in force what was found, if it can be, and is what is still wanted.
-async fn take(reloader: &Reloader, found: Found) {
+async fn take(reloader: &Reloader, found: Found) -> Taken {
     let (name, place) = &found.which;
     let mut config = reloader.config().await;
     let mut next = config.clone();
@@ -162,45 +402,37 @@ async fn take(reloader: &Reloader, found: Found) {
     let mut anchors =
         anchors.filter(|one| one.name == *name && one.authorities == found.authorities);
     let Some(source) = anchors.next().and_then(|anchor| anchor.source_mut(place)) else {
-        // A reload has done away with it.
-        return;
+        return Taken::Unwanted;
+    };
+    let lists = match found.lists {
+        Ok(lists) => lists,
+        Err(fault) => return Taken::No(fault),
     };
     let before: Vec<_> = source.lists.iter().map(|list| list.fingerprint).collect();
-    let replaced = found.lists.and_then(|lists| {
-        let replaced = source.replace(lists, found.stamp);
-        replaced.map_err(|fault| format!("{place}: {fault}"))
-    });
-    let is_new = source
-        .lists
-        .iter()
-        .any(|list| !before.contains(&list.fingerprint));
-    let published = replaced.and_then(|()| {
-        if is_new {
-            reloader.publish_foreign(&next)
-        } else {
-            Ok(0)
-        }
-    });
-    let in_force = reloader.in_force();
-    match published {
-        Ok(ended) => {
-            if is_new {
+    let is_new = lists.iter().any(|list| !before.contains(&list.fingerprint));
+    if let Err(fault) = source.replace(lists, found.stamp) {
+        return Taken::No(format!("{place}: {fault}"));
+    }
+    let anchors = anchors_of(&next);
+    if let Err(older) = reloader.marks().check(anchors) {
+        return Taken::No(format!("{place}: {older}"));
+    }
+    if is_new {
+        match reloader.publish_foreign(&next) {
+            Ok(ended) => {
                 tracing::info!(anchor = %name, crl = %place, connections_ended = ended, "a list of revoked certificates was replaced");
             }
-            *config = next;
-            in_force.list_replaced(name, place, anchors_of(&config));
-            if let CrlPlace::Url(url) = place
-                && is_new
-            {
-                let data = config.data.clone();
-                drop(config);
-                keep(&data, url, found.answer).await;
-            }
+            Err(fault) => return Taken::No(fault),
         }
-        Err(fault) => in_force.list_not_replaced(name, place, &fault),
+        reloader.marks().raise(anchors);
     }
+    reloader.in_force().list_replaced(&found.which, anchors);
+    *config = next;
+    if is_new { Taken::New } else { Taken::Same }
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Of the largest list from a slow disk, and to verify it.
-const READ_WITHIN: Duration = Duration::from_secs(60);
+/// For the largest list from a slow disk.
+const SLOW: Duration = Duration::from_secs(30);
+/// What cannot be used costs as much as what can.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinError;
 
+use crate::foreign::Older;
 use crate::service_manager::InheritedFault;
 use crate::{assertion_key, server_certificate};
 
@@ -23,6 +24,11 @@ pub(crate) enum StartFault {
     Listen(String),
     #[error("{0}")]
     Foreign(String),
+    #[error(
+        "{older}; put a newer one in its place. If its CA began to number its lists anew, or its clock was wrong, and so there is none: remove the folder {}, which keeps what was in force",
+        .folder.display()
+    )]
+    OlderList { folder: PathBuf, older: Older },
     #[error("{0}")]
     Inherited(#[from] InheritedFault),
     #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]

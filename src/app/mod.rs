@@ -40,6 +40,7 @@ use crate::configuration::{Loaded, Source};
 use crate::decisions::Decisions;
 use crate::enrollment::{self, Enrollment};
 use crate::feed::{self, Applied, Feed};
+use crate::foreign::{self, KeptMarks};
 use crate::health::{self, Health};
 use crate::in_force::InForce;
 use crate::metrics::Metrics;
@@ -48,7 +49,7 @@ use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
 use crate::service_manager::{self, Inherited};
 use crate::throttle::Throttle;
-use crate::{alarm, assertion_key, foreign, http_server, upstream};
+use crate::{alarm, assertion_key, http_server, upstream};
 
 pub(crate) use self::data_directory::Addresses;
 pub(crate) use self::fault::{Ended, StartFault};
@@ -120,15 +121,26 @@ impl Server {
         data_directory::prepare(&loaded.config.data)?;
         let authority = Arc::new(open(&loaded.config, passphrase).await?);
         let own_cas = own_cas(&authority);
-        foreign::complete(&mut loaded.config, &[], &own_cas)
+        let asked = foreign::complete(&mut loaded.config, &[], &own_cas)
             .await
             .map_err(StartFault::Foreign)?;
         let config = &loaded.config;
+        let marks = KeptMarks::load(&config.data).map_err(StartFault::Foreign)?;
+        marks
+            .check(foreign::anchors_of(config))
+            .map_err(|older| StartFault::OlderList {
+                folder: marks.folder().to_owned(),
+                older,
+            })?;
+        let marks = Arc::new(marks);
         // The lock is ours: an older file was left by a process that was killed.
         Addresses::withdraw(&config.data)?;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let in_force = Arc::new(InForce::new(metrics.clone()));
+        // Before anybody is judged by these lists.
+        marks.raise(foreign::anchors_of(config));
+        in_force.marks_written(marks.path(), marks.write().await);
         let renewal = Arc::new(
             Renewal::start(
                 Arc::clone(&authority),
@@ -220,12 +232,14 @@ impl Server {
             spans: Arc::clone(&common.spans),
             own_cas,
         };
+        in_force.loaded(&loaded.config, &loaded.hash, &asked);
         let reloader = Arc::new(Reloader::new(
             source,
             loaded,
             &common.authority,
             parts,
             in_force,
+            marks,
             server.status(),
         ));
         server.start_reloading(&reloader, hangups);

@@ -9,6 +9,7 @@ use gateway::tls::{Acceptor, Prepared};
 use gateway::{ForeignAnchors, Gateway, Limits, Route, Snapshot, Telemetry};
 use identity::{CaCertificate, TrustDomain};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Hangups;
@@ -16,7 +17,7 @@ use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
 use crate::config::{Collector, Config, changes};
 use crate::configuration::{Fault, Loaded, Source};
-use crate::foreign;
+use crate::foreign::{self, KeptMarks};
 use crate::in_force::InForce;
 use crate::otlp::Spans;
 use crate::server_certificate::{Renamed, Renewal};
@@ -26,14 +27,18 @@ use crate::service_manager;
 pub(crate) struct Reloader {
     source: Arc<Source>,
     config: Mutex<Config>,
-    /// Held by whoever reloads.
-    reloading: Mutex<()>,
+    /// Held by whoever reloads: a reading of the configuration that has not ended yet, because a file system hangs.
+    reloading: Mutex<Option<Loading>>,
     trust_domain: TrustDomain,
     parts: Parts,
     in_force: Arc<InForce>,
+    /// How new the lists of other CAs were that have been in force.
+    marks: Arc<KeptMarks>,
     /// What the service manager is told while the process serves.
     status: String,
 }
+
+type Loading = JoinHandle<Result<Loaded, Fault>>;
 
 /// What a configuration is published to.
 pub(super) struct Parts {
@@ -91,9 +96,9 @@ impl Reloader {
         authority: &Authority,
         parts: Parts,
         in_force: Arc<InForce>,
+        marks: Arc<KeptMarks>,
         status: String,
     ) -> Self {
-        in_force.loaded(&loaded.config, &loaded.hash);
         Self {
             source: Arc::new(source),
             config: Mutex::new(loaded.config),
@@ -101,6 +106,7 @@ impl Reloader {
             trust_domain: authority.trust_domain().clone(),
             parts,
             in_force,
+            marks,
             status,
         }
     }
@@ -118,9 +124,9 @@ impl Reloader {
     /// Puts the configuration in force as it is written now, and says what that changed; or says every mistake and
     /// changes nothing. To be run to its end.
     pub(crate) async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
-        let _one_at_a_time = self.reloading.lock().await;
+        let mut unfinished = self.reloading.lock().await;
         service_manager::reloading();
-        let outcome = self.replace().await;
+        let outcome = self.replace(&mut unfinished).await;
         match &outcome {
             Ok(changes) => {
                 tracing::info!(
@@ -140,20 +146,24 @@ impl Reloader {
         outcome
     }
 
-    async fn replace(&self) -> Result<Vec<String>, NotReloaded> {
+    async fn replace(&self, unfinished: &mut Option<Loading>) -> Result<Vec<String>, NotReloaded> {
         let refused = |mistakes| NotReloaded {
             name: self.source.name(),
             mistakes,
         };
         let one = |mistake: String| refused(vec![mistake]);
-        let mut loaded = self.load().await.map_err(refused)?;
+        let mut loaded = self.load(unfinished).await.map_err(refused)?;
         // Whoever is asked for a list may take their time, and nobody else waits for them meanwhile.
         let known = foreign::anchors_of(&*self.config.lock().await).to_vec();
-        foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
+        let asked = foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
             .await
             .map_err(one)?;
         let mut config = self.config.lock().await;
-        foreign::follow(&mut loaded.config, foreign::anchors_of(&config)).map_err(one)?;
+        foreign::follow(&mut loaded.config, foreign::anchors_of(&config));
+        let anchors = foreign::anchors_of(&loaded.config);
+        self.marks
+            .check(anchors)
+            .map_err(|older| one(older.to_string()))?;
         let changes = changes::compare(&config, &loaded.config, &loaded.places, &self.trust_domain);
         if !changes.beyond_reload.is_empty() {
             let beyond = changes.beyond_reload.iter();
@@ -165,16 +175,30 @@ impl Reloader {
             .await
             .map_err(one)?;
         built.publish();
-        self.in_force.loaded(&loaded.config, &loaded.hash);
+        self.marks.raise(anchors);
+        self.in_force.loaded(&loaded.config, &loaded.hash, &asked);
         *config = loaded.config;
         Ok(changes.sentences)
     }
 
-    /// What is written now. A file system that hangs holds up this reload, and nothing else.
-    async fn load(&self) -> Result<Loaded, Vec<String>> {
+    /// What is written now. A file system that hangs holds up this reload, and nothing else; it holds one thread, however
+    /// often somebody reloads meanwhile.
+    async fn load(&self, unfinished: &mut Option<Loading>) -> Result<Loaded, Vec<String>> {
+        let too_slow = || {
+            vec![format!(
+                "it could not be read within {} s",
+                READ_WITHIN.as_secs()
+            )]
+        };
+        if let Some(before) = unfinished {
+            // What it finds is too old by now.
+            let ended = tokio::time::timeout(READ_WITHIN, before).await;
+            ended.map_err(|_| too_slow())?.ok();
+            *unfinished = None;
+        }
         let source = Arc::clone(&self.source);
-        let loading = tokio::task::spawn_blocking(move || source.load());
-        match tokio::time::timeout(READ_WITHIN, loading).await {
+        let mut loading = tokio::task::spawn_blocking(move || source.load());
+        match tokio::time::timeout(READ_WITHIN, &mut loading).await {
             Ok(Ok(Ok(loaded))) => Ok(loaded),
             Ok(Ok(Err(Fault::Mistakes { mistakes, .. }))) => {
                 Err(mistakes.iter().map(ToString::to_string).collect())
@@ -185,10 +209,10 @@ impl Reloader {
             Ok(Err(_)) => Err(vec![
                 "reading it failed; the server's log says more".to_owned(),
             ]),
-            Err(_) => Err(vec![format!(
-                "it could not be read within {} s",
-                READ_WITHIN.as_secs()
-            )]),
+            Err(_) => {
+                *unfinished = Some(loading);
+                Err(too_slow())
+            }
         }
     }
 
@@ -239,6 +263,10 @@ impl Reloader {
                 );
             }
         }
+    }
+
+    pub(super) fn marks(&self) -> &Arc<KeptMarks> {
+        &self.marks
     }
 
     pub(super) fn in_force(&self) -> &InForce {

@@ -206,7 +206,8 @@ impl Notes {
             }
             let source = place.and_then(|place| {
                 let read = CrlSource::read(place, authorities?);
-                self.take(one.place, read.map_err(|fault| format!("crl: {fault}")))
+                let read = read.map_err(|fault| format!("crl: {}: {}", one.value, fault.fault));
+                self.take(one.place, read)
             });
             match (source, &mut sources) {
                 (Some(source), Some(sources)) => sources.push(source),

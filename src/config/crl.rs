@@ -1,15 +1,18 @@
 //! A file or URL with lists of revoked certificates.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use identity::revocation_list::{MAX_LENGTH, lists_in};
 use identity::{CaCertificate, CrlFault, RevocationList};
 
 use super::certificate_files::FileStamp;
 use super::crl_url::CrlUrl;
-use crate::files;
 
 /// Where lists come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,9 +60,39 @@ impl fmt::Display for CrlPlace {
     }
 }
 
+/// Why there is no list in a file.
+#[derive(Debug)]
+pub(crate) enum ReadFault {
+    /// It cannot be read, which may be over at any moment.
+    Unreadable(String),
+    /// What it holds cannot be used.
+    Unusable(CrlFault),
+    /// It changed whenever it was read.
+    Changing,
+}
+
+/// Why there is no list in a file, and how the file looked then.
+#[derive(Debug)]
+pub(crate) struct FileFault {
+    pub(crate) fault: ReadFault,
+    pub(crate) stamp: Option<FileStamp>,
+}
+
+impl fmt::Display for ReadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(sentence) => f.write_str(sentence),
+            Self::Unusable(fault) => fault.fmt(f),
+            Self::Changing => f.write_str(
+                "it was being written while it was read; put a whole file in its place, by renaming it",
+            ),
+        }
+    }
+}
+
 impl CrlSource {
-    /// Reads a file, and leaves what is behind a URL for later. The error is a sentence about the file.
-    pub(crate) fn read(place: CrlPlace, authorities: &[CaCertificate]) -> Result<Self, String> {
+    /// Reads a file, and leaves what is behind a URL for later.
+    pub(crate) fn read(place: CrlPlace, authorities: &[CaCertificate]) -> Result<Self, FileFault> {
         let CrlPlace::File(path) = &place else {
             return Ok(Self {
                 place,
@@ -67,16 +100,28 @@ impl CrlSource {
                 stamp: None,
             });
         };
-        // Before it is read, so that no change behind it is missed.
+        // Half of one list and half of another would be a fault that is none, or, between two lists of a file, worse.
+        for _ in 0..ATTEMPTS {
+            let stamp = FileStamp::of(path);
+            let read = read_file(path)
+                .and_then(|bytes| read_lists(bytes, authorities).map_err(ReadFault::Unusable));
+            #[cfg(feature = "failpoints")]
+            hang(path);
+            if FileStamp::of(path) == stamp {
+                return match read {
+                    Ok(lists) => Ok(Self {
+                        lists,
+                        stamp,
+                        place,
+                    }),
+                    Err(fault) => Err(FileFault { fault, stamp }),
+                };
+            }
+            std::thread::sleep(PAUSE);
+        }
         let stamp = FileStamp::of(path);
-        let lists = read_file(path)
-            .and_then(|bytes| read_lists(bytes, authorities).map_err(|fault| fault.to_string()))
-            .map_err(|fault| format!("{place}: {fault}"))?;
-        Ok(Self {
-            lists,
-            stamp,
-            place,
-        })
+        let fault = ReadFault::Changing;
+        Err(FileFault { fault, stamp })
     }
 
     /// Takes what was found there now, unless a list of it is older than the one before, or one from before is missing: an
@@ -112,19 +157,46 @@ pub(crate) fn read_lists(
     lists.iter().map(read).collect()
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let cannot = |error: std::io::Error| format!("it cannot be read: {error}");
-    let metadata = std::fs::metadata(path).map_err(cannot)?;
-    // A pipe would be waited for.
+fn read_file(path: &Path) -> Result<Vec<u8>, ReadFault> {
+    let cannot = |error: io::Error| ReadFault::Unreadable(format!("it cannot be read: {error}"));
+    // Opening a pipe would otherwise wait for whoever writes to it.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(NO_WAITING);
+    let file = options.open(path).map_err(cannot)?;
+    let metadata = file.metadata().map_err(cannot)?;
     if !metadata.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err(ReadFault::Unreadable("it is not a file".to_owned()));
     }
     // Without reading it first.
+    let too_large = || ReadFault::Unusable(CrlFault::TooLarge);
     if metadata.len() > MAX_LENGTH as u64 {
-        return Err(CrlFault::TooLarge.to_string());
+        return Err(too_large());
     }
-    files::read_at_most(path, MAX_LENGTH).map_err(cannot)
+    let mut content = Vec::with_capacity(metadata.len() as usize + 1);
+    file.take(MAX_LENGTH as u64 + 1)
+        .read_to_end(&mut content)
+        .map_err(cannot)?;
+    if content.len() > MAX_LENGTH {
+        return Err(too_large());
+    }
+    Ok(content)
 }
+
+/// Where tests let a file hang, as if its file system did not answer, for as long as there is another one beside it.
+#[cfg(feature = "failpoints")]
+fn hang(path: &Path) {
+    fail::fail_point!("crl::read", |extension| {
+        let beside = path.with_extension(extension.unwrap_or_default());
+        while beside.exists() {
+            std::thread::sleep(PAUSE);
+        }
+    });
+}
+
+const NO_WAITING: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+/// For whoever writes a file in its place.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -40,7 +40,7 @@ use ipnet::IpNet;
 pub(crate) use anchor::{AnchorConfig, Crl};
 pub(crate) use certificate_files::{CertificateFiles, FileStamp, Stamp};
 pub(crate) use check::{Purpose, check};
-pub(crate) use crl::{CrlPlace, CrlSource, read_lists};
+pub(crate) use crl::{CrlPlace, CrlSource, ReadFault, read_lists};
 pub(crate) use crl_url::CrlUrl;
 pub(crate) use telemetry::{AccessLogSettings, Collector, Destination, Format, TelemetryConfig};
 

@@ -37,19 +37,3 @@ pub(crate) fn refuse_own(anchors: &[AnchorConfig], own: &[CaCertificate]) -> Res
     }
     Ok(())
 }
-
-/// Fails if a list of `new` is older than the one in `old` by the same CA and about the same, or is missing although its CA
-/// is still believed by lists.
-pub(crate) fn check_follows(new: &[AnchorConfig], old: &[AnchorConfig]) -> Result<(), String> {
-    for anchor in new {
-        for list in anchor.newest() {
-            let before = old.iter().flat_map(AnchorConfig::newest);
-            let mut same =
-                before.filter(|one| (one.issuer, one.scope) == (list.issuer, list.scope));
-            if let Some(fault) = same.find_map(|before| list.check_follows(before).err()) {
-                return Err(format!("the anchor {}: crl: {fault}", anchor.name));
-            }
-        }
-    }
-    Ok(())
-}

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use gateway::UpstreamTls;
 use http::header::{CONNECTION, CONTENT_ENCODING, HOST, LOCATION};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use identity::revocation_list::MAX_LENGTH;
@@ -109,11 +109,27 @@ async fn body(response: Response<Incoming>) -> Result<Vec<u8>, FetchFault> {
     if head.headers.contains_key(CONTENT_ENCODING) {
         return Err(FetchFault::Encoded);
     }
-    match Limited::new(body, MAX_LENGTH).collect().await {
-        Ok(whole) => Ok(whole.to_bytes().into()),
-        Err(error) if error.is::<LengthLimitError>() => Err(FetchFault::TooLarge),
-        Err(error) => Err(FetchFault::Http(error.to_string())),
+    collect(body).await
+}
+
+/// The whole body. One that says that it is too long is not even begun.
+async fn collect(mut body: Incoming) -> Result<Vec<u8>, FetchFault> {
+    let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if length > MAX_LENGTH {
+        return Err(FetchFault::TooLarge);
     }
+    let mut whole = Vec::with_capacity(length);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| FetchFault::Http(error.to_string()))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if data.len() > MAX_LENGTH - whole.len() {
+            return Err(FetchFault::TooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
 }
 
 const MAX_HEAD: usize = 16 * 1024;

@@ -10,22 +10,22 @@ use identity::revocation_list::MAX_LENGTH;
 use crate::config::CrlUrl;
 use crate::files;
 
-/// What was kept of a URL. It is verified like everything that comes from there.
-pub(super) fn read(data: &Path, url: &CrlUrl) -> Option<Vec<u8>> {
-    files::read_at_most(&place(data, url), MAX_LENGTH).ok()
+/// What was kept of a URL, if anything was. It is verified like everything that comes from there.
+pub(super) async fn read(data: &Path, url: &CrlUrl) -> io::Result<Option<Vec<u8>>> {
+    let place = place(data, url);
+    let reading = tokio::task::spawn_blocking(move || files::read_at_most(&place, MAX_LENGTH));
+    match reading.await.map_err(io::Error::other)? {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-/// Keeps what a URL led to. A failure is told in the log, and harms nothing but the next start.
-pub(crate) async fn keep(data: &Path, url: &CrlUrl, bytes: Vec<u8>) {
+/// Keeps what a URL led to. A failure harms nothing but the next start.
+pub(crate) async fn keep(data: &Path, url: &CrlUrl, bytes: Vec<u8>) -> io::Result<()> {
     let place = place(data, url);
-    let written = tokio::task::spawn_blocking(move || write(&place, &bytes)).await;
-    match written {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(crl = %url, %error, "a list of revoked certificates cannot be kept for the next start");
-        }
-        Err(error) => tracing::error!(crl = %url, %error, "keeping a list failed"),
-    }
+    let writing = tokio::task::spawn_blocking(move || write(&place, &bytes));
+    writing.await.map_err(io::Error::other)?
 }
 
 fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -7,19 +7,36 @@
 mod anchor;
 mod fetch;
 mod kept;
+mod marks;
 
 pub(crate) use anchor::gateway_anchors;
 pub(crate) use fetch::fetch;
 pub(crate) use kept::keep;
+pub(crate) use marks::{KeptMarks, Older};
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::{CaCertificate, RevocationList};
+use gateway::UpstreamTls;
+use identity::{CaCertificate, Name, RevocationList};
+use tokio::task::JoinSet;
 
-use self::anchor::{check_follows, refuse_own};
-use crate::config::{AnchorConfig, Config, CrlPlace, read_lists};
+use self::anchor::refuse_own;
+use crate::config::{AnchorConfig, Config, CrlPlace, CrlSource, CrlUrl, read_lists};
+
+/// A place of one anchor.
+pub(crate) type Which = (Name, CrlPlace);
+
+/// A URL that was asked before a configuration was put in force.
+pub(crate) struct Asked {
+    pub(crate) which: Which,
+    /// Why what it led to before stays in force, if it does.
+    pub(crate) fault: Option<String>,
+    /// Why it could not be kept for the next start, if it could not.
+    pub(crate) not_kept: Option<io::Error>,
+}
 
 /// The anchors of a configuration.
 pub(crate) fn anchors_of(config: &Config) -> &[AnchorConfig] {
@@ -27,31 +44,26 @@ pub(crate) fn anchors_of(config: &Config) -> &[AnchorConfig] {
     gateway.map_or(&[], |gateway| &gateway.anchors)
 }
 
-/// Gets what a configuration needs from elsewhere before it can be put in force: what URLs lead to, unless `old` has it. No
-/// CA of ours may be taken for somebody else's.
+/// Gets what a configuration needs from elsewhere before it can be put in force: what URLs lead to, unless `old` has it.
+/// Returns those that were asked. No CA of ours may be taken for somebody else's.
 pub(crate) async fn complete(
     new: &mut Config,
     old: &[AnchorConfig],
     own: &[CaCertificate],
-) -> Result<(), String> {
+) -> Result<Vec<Asked>, String> {
     let Some(gateway) = &mut new.gateway else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     refuse_own(&gateway.anchors, own)?;
     carry_over(&mut gateway.anchors, old);
-    for anchor in &mut gateway.anchors {
-        fill(anchor, &new.data).await?;
-    }
-    Ok(())
+    fill(&mut gateway.anchors, &new.data).await
 }
 
-/// Goes on from the lists of URLs that are in force, and takes no older ones than any that is.
-pub(crate) fn follow(new: &mut Config, old: &[AnchorConfig]) -> Result<(), String> {
-    let Some(gateway) = &mut new.gateway else {
-        return Ok(());
-    };
-    carry_over(&mut gateway.anchors, old);
-    check_follows(&gateway.anchors, old)
+/// Goes on from the lists of URLs that are in force.
+pub(crate) fn follow(new: &mut Config, old: &[AnchorConfig]) {
+    if let Some(gateway) = &mut new.gateway {
+        carry_over(&mut gateway.anchors, old);
+    }
 }
 
 fn carry_over(anchors: &mut [AnchorConfig], old: &[AnchorConfig]) {
@@ -69,46 +81,124 @@ fn carry_over(anchors: &mut [AnchorConfig], old: &[AnchorConfig]) {
     }
 }
 
-/// Gets the lists that are behind an anchor's URLs and are not known yet.
-async fn fill(anchor: &mut AnchorConfig, data: &Path) -> Result<(), String> {
-    let Some(crl) = &mut anchor.crl else {
-        return Ok(());
-    };
-    for source in &mut crl.sources {
-        let url = match &source.place {
-            CrlPlace::Url(url) if source.lists.is_empty() => url.clone(),
-            CrlPlace::Url(_) | CrlPlace::File(_) => continue,
+/// Gets the lists that are behind URLs and are not known yet, of all at the same time.
+async fn fill(anchors: &mut [AnchorConfig], data: &Path) -> Result<Vec<Asked>, String> {
+    let mut asking = JoinSet::new();
+    for anchor in anchors.iter() {
+        let Some(crl) = &anchor.crl else {
+            continue;
         };
-        if let Some(kept) = kept::read(data, &url) {
-            // What was kept for other CAs, or is damaged, is as good as nothing.
-            let lists = lists_of(kept, anchor.authorities.clone()).await;
-            source.lists = lists.unwrap_or_default();
+        for source in &crl.sources {
+            if let CrlPlace::Url(url) = &source.place
+                && source.lists.is_empty()
+            {
+                let first = First {
+                    anchor: anchor.name.clone(),
+                    url: url.clone(),
+                    source: source.clone(),
+                    authorities: anchor.authorities.clone(),
+                    tls: crl.tls.clone(),
+                    data: data.to_owned(),
+                };
+                asking.spawn(first.ask());
+            }
         }
-        let within = if source.lists.is_empty() {
+    }
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
+    for outcome in asking.join_all().await {
+        match outcome {
+            Ok((source, asked)) => {
+                let anchor = anchors.iter_mut().find(|one| one.name == asked.which.0);
+                if let Some(known) = anchor.and_then(|anchor| anchor.source_mut(&source.place)) {
+                    *known = source;
+                }
+                all.push(asked);
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() {
+        Ok(all)
+    } else {
+        faults.sort();
+        Err(faults.join("; "))
+    }
+}
+
+/// A URL that is asked for the first time.
+struct First {
+    anchor: Name,
+    url: CrlUrl,
+    source: CrlSource,
+    authorities: Vec<CaCertificate>,
+    tls: Option<UpstreamTls>,
+    data: PathBuf,
+}
+
+impl First {
+    /// The lists behind the URL, or those that were kept of it. Error: neither can be had.
+    async fn ask(mut self) -> Result<(CrlSource, Asked), String> {
+        let useless = match kept::read(&self.data, &self.url).await {
+            Ok(None) => None,
+            Ok(Some(kept)) => match lists_of(kept, self.authorities.clone()).await {
+                Ok(lists) => {
+                    self.source.lists = lists;
+                    None
+                }
+                Err(fault) => Some(fault),
+            },
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        };
+        if let Some(fault) = &useless {
+            tracing::error!(
+                target: "alarm",
+                anchor = %self.anchor,
+                crl = %self.url,
+                "what was kept of a list of revoked certificates cannot be used: {fault}"
+            );
+        }
+        let asked = |fault, not_kept| Asked {
+            which: (self.anchor.clone(), self.source.place.clone()),
+            fault,
+            not_kept,
+        };
+        match self.fetch().await {
+            Ok((bytes, lists)) => {
+                let not_kept = keep(&self.data, &self.url, bytes).await.err();
+                let asked = asked(None, not_kept);
+                self.source.lists = lists;
+                Ok((self.source, asked))
+            }
+            Err(fault) if self.source.lists.is_empty() => {
+                let also = useless.map_or_else(String::new, |fault| {
+                    format!("; and what was kept of it cannot be used: {fault}")
+                });
+                let (anchor, url) = (&self.anchor, &self.url);
+                Err(format!("the anchor {anchor}: crl: {url}: {fault}{also}"))
+            }
+            Err(fault) => {
+                let asked = asked(Some(format!("{}: {fault}", self.url)), None);
+                Ok((self.source, asked))
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<(Vec<u8>, Vec<Arc<RevocationList>>), String> {
+        let within = if self.source.lists.is_empty() {
             FIRST_WITHIN
         } else {
             ONCE_MORE_WITHIN
         };
-        let taken = match fetch(&url, crl.tls.as_ref(), within).await {
-            Ok(bytes) => match lists_of(bytes.clone(), anchor.authorities.clone()).await {
-                Ok(lists) => {
-                    let replaced = source.replace(lists, None);
-                    replaced.map(|()| bytes).map_err(|fault| fault.to_string())
-                }
-                Err(fault) => Err(fault),
-            },
-            Err(fault) => Err(fault.to_string()),
-        };
-        match taken {
-            Ok(bytes) => keep(data, &url, bytes).await,
-            Err(fault) if source.lists.is_empty() => {
-                return Err(format!("the anchor {}: crl: {url}: {fault}", anchor.name));
-            }
-            // It is asked again at once, and then told of.
-            Err(_) => {}
-        }
+        let bytes = fetch(&self.url, self.tls.as_ref(), within)
+            .await
+            .map_err(|fault| fault.to_string())?;
+        let lists = lists_of(bytes.clone(), self.authorities.clone()).await?;
+        let mut known = self.source.clone();
+        known
+            .replace(lists, None)
+            .map_err(|fault| fault.to_string())?;
+        Ok((bytes, known.lists))
     }
-    Ok(())
 }
 
 /// Reads and verifies lists, away from those who must not wait. Millions of entries take seconds.

@@ -2,63 +2,20 @@
 //! is let in, who is not any more, and what happens when a list cannot be used (I5).
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
+use crate::harness::anchor::{
+    MISSING, SOON, again, anchor, is_told, metrics, ok, put, readiness, refused, serve, start,
+    whole,
+};
 use crate::harness::client::{config_of, connect};
 use crate::harness::pki::{Client, Pki};
 use crate::harness::upstream::Upstream;
-use crate::harness::{Server, Setup, eventually, figure, succeed, text};
-
-const SOON: Duration = Duration::from_secs(20);
-
-fn readiness(server: &Server) -> serde_json::Value {
-    let url = format!("http://{}/readyz", server.health());
-    let body = succeed(Command::new("curl").args(["--silent", &url]));
-    serde_json::from_str(&body).unwrap()
-}
-
-fn metrics(server: &Server) -> String {
-    let url = format!("http://{}/metrics", server.health());
-    succeed(Command::new("curl").args(["--silent", &url]))
-}
-
-fn is_told(server: &Server, words: &str) -> bool {
-    let readiness = readiness(server);
-    readiness["degraded"] == true && readiness["reasons"].to_string().contains(words)
-}
-
-/// Whole or not at all.
-fn put(path: &Path, content: &[u8]) {
-    let unfinished = path.with_extension("new");
-    fs::write(&unfinished, content).unwrap();
-    fs::rename(unfinished, path).unwrap();
-}
-
-fn start(directory: tempfile::TempDir, upstream: &Upstream, anchors: &str) -> Server {
-    let path = directory.path().join("c.toml");
-    let routes = format!(
-        "names = ['localhost']\n[gateway]\n[[gateway.route]]\nupstream = 'http://{}'\nidentity = ['device-id', 'client-cert', 'xfcc']\n",
-        upstream.address
-    );
-    fs::write(&path, routes + anchors).unwrap();
-    let setup = Setup::default()
-        .argument("--config")
-        .argument(path.display().to_string());
-    Server::start_in(directory, setup)
-}
-
-fn anchor(name: &str, certificates: &Path, crl: &str, id_from: &str) -> String {
-    format!(
-        "[[gateway.anchor]]\nname = '{name}'\ncertificates = '{}'\ncrl = {crl}\nid_from = {id_from}\n",
-        certificates.display()
-    )
-}
+use crate::harness::{Server, eventually, figure, succeed, text};
 
 /// A long answer under way, watched by a task that ends with it.
 async fn download(server: &Server, client: &Client) -> tokio::task::JoinHandle<()> {
@@ -75,14 +32,6 @@ async fn download(server: &Server, client: &Client) -> tokio::task::JoinHandle<(
         let mut bytes = [0; 1024];
         while stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
     })
-}
-
-fn ok() -> (u16, String) {
-    (200, String::new())
-}
-
-fn refused(status: u16, code: &str) -> (u16, String) {
-    (status, code.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,23 +355,6 @@ async fn a_list_of_half_a_million_costs_a_connection_nothing() {
     );
 }
 
-/// What a small HTTP server answers to everything.
-async fn serve(answer: Arc<Mutex<Vec<u8>>>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = answer.lock().unwrap().clone();
-            tokio::spawn(async move {
-                let mut head = [0; 2048];
-                let _ = stream.read(&mut head).await;
-                let _ = stream.write_all(&answer).await;
-            });
-        }
-    });
-    port
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_behind_a_url_are_asked_for_again() {
     let upstream = Upstream::start().await;
@@ -430,10 +362,6 @@ async fn lists_behind_a_url_are_asked_for_again() {
     let path = directory.path().to_owned();
     let factory = Pki::new(&path, "Factory CA");
     let pump = factory.client("/CN=pump");
-    let whole = |list: &[u8]| {
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", list.len());
-        [head.as_bytes(), list].concat()
-    };
     let first = factory.list(&[]);
     let answer = Arc::new(Mutex::new(whole(&first)));
     let port = serve(Arc::clone(&answer)).await;
@@ -448,10 +376,9 @@ async fn lists_behind_a_url_are_asked_for_again() {
     ]
     .concat();
     let moved = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
-    let missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     for (words, bad) in [
         ("redirects are not followed", moved.to_vec()),
-        ("answers with 404", missing.to_vec()),
+        ("answers with 404", MISSING.to_vec()),
         ("is no HTTP, or ended before its end", short),
         (
             "is no HTTP, or ended before its end",
@@ -476,20 +403,13 @@ async fn lists_behind_a_url_are_asked_for_again() {
     });
     assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
     // Nor after a restart, at which nobody answers, or he does.
-    let restart = |directory: tempfile::TempDir| {
-        let file = directory.path().join("c.toml").display().to_string();
-        Server::start_in(
-            directory,
-            Setup::default().argument("--config").argument(file),
-        )
-    };
-    let server = restart(server.stop());
+    let server = again(server.stop());
     eventually(SOON, "an old one after a restart", || {
         is_told(&server, "older than the one in force")
     });
     assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
-    *answer.lock().unwrap() = missing.to_vec();
-    let server = restart(server.kill());
+    *answer.lock().unwrap() = MISSING.to_vec();
+    let server = again(server.kill());
     eventually(SOON, "none after a restart", || {
         is_told(&server, "answers with 404")
     });

@@ -1,5 +1,6 @@
 //! A running `keybound`, its devices, and upstreams that remember what they received.
 
+pub mod anchor;
 pub mod client;
 pub mod enrollment;
 pub mod page;

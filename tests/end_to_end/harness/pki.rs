@@ -226,4 +226,12 @@ basicConstraints = critical,CA:TRUE
 keyUsage = critical,keyCertSign,cRLSign
 [delta]
 2.5.29.27 = critical,DER:02:01:01
+[about_devices]
+issuingDistributionPoint = critical,@devices
+[about_cas]
+issuingDistributionPoint = critical,@cas
+[devices]
+onlyuser = TRUE
+[cas]
+onlyCA = TRUE
 ";

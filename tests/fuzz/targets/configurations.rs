@@ -2,6 +2,7 @@
 //! in the text and a sentence.
 #![no_main]
 #![allow(dead_code, unreachable_pub)] // A part of the program is looked at here, and not all of it.
+#![allow(unexpected_cfgs, unused_imports)] // Nor are its features this crate's.
 
 #[path = "../../../src/config/mod.rs"]
 mod config;
