@@ -42,6 +42,7 @@ mod secrets_stay_where_they_were_made;
 mod strangers_and_strays_are_told_apart;
 mod strongswan_enrolls_and_reenrolls;
 mod the_access_log_tells_every_request;
+mod the_bench_measures_what_it_says;
 mod the_doctor_speaks_both_versions_of_http;
 mod the_enrollment_listener_is_nobodys_own;
 mod the_house_keeps_its_plan;

@@ -1,0 +1,553 @@
+"""The rows of the bench. Each starts its gateways, lets them take turns, and says what came of it."""
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import time
+
+import processes
+from gateways import OPEN_HOST, Gateways, copy
+from processes import CORES, LOAD_CORE, Failed, Process
+
+
+@dataclasses.dataclass
+class Limit:
+    """A median that must not be exceeded, and one that is wanted."""
+
+    what: str
+    values: list
+    must: float | None
+    aim: float | None = None
+    # Larger is better.
+    at_least: bool = False
+
+    @property
+    def median(self):
+        return statistics.median(self.values)
+
+    def within(self, bound):
+        return self.median >= bound if self.at_least else self.median <= bound
+
+    @property
+    def verdict(self):
+        if self.must is None:
+            return "for information"
+        if not self.within(self.must):
+            return "MISSED"
+        return "aim" if self.aim is not None and self.within(self.aim) else "must"
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a row measured: figures by contestant, what is judged, and what else is worth saying."""
+
+    unit: str
+    figures: dict
+    limits: list
+    notes: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Load:
+    """A run of the load generator against a gateway."""
+
+    command: str
+    options: tuple = ()
+    # By what the processor time is divided, and what that makes of a microsecond.
+    per: str = "operations"
+    times: float = 1.0
+
+
+class Bench:
+    """What rows need: gateways, the load generator, and how long to measure."""
+
+    def __init__(self, folder, binaries, envoy, upstream, *, rounds, seconds, devices):
+        self.folder = folder
+        self.generator = binaries / "keybound-bench"
+        self.gateways = Gateways(folder, binaries, envoy, upstream)
+        self.data = folder / "data"
+        self.rounds = rounds
+        self.seconds = seconds
+        self.devices = devices
+        self.running = contextlib.ExitStack()
+
+    # Gateways
+
+    def start(self, gateway, *, probe=True):
+        """A gateway that ends with the row. The first request checks what is not checked under load."""
+        self.running.callback(gateway.stop)
+        if probe:
+            self.probe(gateway)
+        return gateway
+
+    def keybound(self, data=None, **options):
+        return self.start(self.gateways.keybound(data or self.data, **options))
+
+    def probe(self, gateway):
+        """One request as a careful device sends it; what the upstream was told."""
+        roots = ["--roots", self.folder / "root.pem"]
+        text = processes.succeed([self.generator, "probe", *self.peer(gateway), *roots])
+        return processes.last_json(text)
+
+    def see_all(self, *gateways):
+        """Every device connects once; then what was learned of them is written down."""
+        for gateway in gateways:
+            self.run(gateway, Load("handshakes", ("--warm", self.devices, "--seconds", 0.1)))
+        time.sleep(2)
+
+    # Load
+
+    def peer(self, gateway):
+        requests, certificates = self.folder / "requests", self.folder / "certificates"
+        return ["--gateway", gateway.address, "--keys", requests, "--certificates", certificates]
+
+    def generate(self, gateway, command, options, *, ahead=False, cores=None):
+        """Starts the load generator, which waits for a line when it is ready."""
+        words = [self.generator, command, *self.peer(gateway), *options]
+        log = self.folder / "load.log"
+        return Process(words, log, cores or LOAD_CORE, ahead=ahead, pipes=True)
+
+    def run(self, gateway, load, *, cores=None):
+        """A report of the load generator, with the gateway's processor time for each operation in `cost`."""
+        seconds = () if "--seconds" in load.options else ("--seconds", self.seconds)
+        options = (*load.options, *seconds, "--wait")
+        generator = self.generate(gateway, load.command, options, cores=cores)
+        try:
+            if generator.line() != "ready":
+                raise Failed(f"{load.command} is not ready")
+            # What the preparation left to do is done.
+            time.sleep(0.2)
+            before, began = gateway.process.cpu_ns(), time.monotonic()
+            generator.say()
+            report = json.loads(generator.line(within=300))
+            time.sleep(0.05)
+            spent = gateway.process.cpu_ns() - before
+        finally:
+            generator.stop()
+        if report["errors"]:
+            raise Failed(f"{gateway.name}, {load.command}: {report['errors']} errors: {report['first_error']}")
+        if not report[load.per]:
+            raise Failed(f"{gateway.name}, {load.command}: nothing was done")
+        report["cost"] = spent / 1000 / report[load.per] * load.times
+        report["busy"] = spent / 1e9 / (time.monotonic() - began)
+        return report
+
+    def alternate(self, contestants, *, rounds=None, key="cost"):
+        """Lets contestants, each a function that measures once, take turns; what each measured, by name."""
+        figures = {name: [] for name in contestants}
+        names = list(contestants)
+        for number in range(rounds or self.rounds):
+            # Nobody always comes after the same one.
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                figures[name].append(contestants[name]()[key])
+        return figures
+
+    def compare(self, gateways, load):
+        """Each gateway under the same load, in turns."""
+        return self.alternate({name: self.turns(gateway, load) for name, gateway in gateways.items()})
+
+    def turns(self, gateway, load):
+        return lambda: self.run(gateway, load)
+
+
+def ratios(figures, name, other):
+    """What one cost relative to another, round by round."""
+    return [ours / theirs for ours, theirs in zip(figures[name], figures[other], strict=True)]
+
+
+def better(figures, *names):
+    return min(names, key=lambda name: statistics.median(figures[name]))
+
+
+# What a gateway is asked for
+
+
+def handshake(bench):
+    """Full handshake and first request, every device seen before."""
+    gateways = {
+        "Keybound": bench.keybound(),
+        "Envoy": bench.start(bench.gateways.envoy()),
+        "nginx": bench.start(bench.gateways.nginx()),
+        "HAProxy": bench.start(bench.gateways.haproxy()),
+    }
+    bench.see_all(*gateways.values())
+    load = Load("handshakes")
+    contestants = {name: bench.turns(gateway, load) for name, gateway in gateways.items()}
+    resuming = Load("handshakes", ("--resume", "--devices", 256, "--warm", 512))
+    for name, start in (("Envoy", bench.gateways.envoy), ("nginx", bench.gateways.nginx)):
+        gateway = bench.start(start(tickets=True))
+        contestants[f"{name}, resumed"] = lambda gateway=gateway: resumed(bench.run(gateway, resuming))
+    figures = bench.alternate(contestants)
+    return Outcome(
+        "µs per handshake and request",
+        figures,
+        [
+            Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), 0.48, 0.38),
+            Limit("× nginx", ratios(figures, "Keybound", "nginx"), 0.25),
+            Limit("× Envoy, resumed", ratios(figures, "Keybound", "Envoy, resumed"), 1.0),
+        ],
+    )
+
+
+def resumed(report):
+    if report["resumed"] < 0.99 * report["operations"]:
+        raise Failed(f"only {report['resumed']} of {report['operations']} handshakes were resumed")
+    return report
+
+
+def first(bench):
+    """The same, every certificate for the first time."""
+    load = Load("handshakes", ("--once", "--seconds", 600))
+
+    def fresh(start):
+        gateway = start()
+        try:
+            return bench.run(gateway, load)
+        finally:
+            gateway.stop()
+
+    # A gateway anew each time: it has seen nobody.
+    figures = bench.alternate(
+        {
+            "Keybound": lambda: fresh(lambda: bench.gateways.keybound(bench.data)),
+            "Envoy": lambda: fresh(bench.gateways.envoy),
+        }
+    )
+    limit = Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), 0.62, 0.50)
+    return Outcome("µs per handshake and request", figures, [limit])
+
+
+def get(bench):
+    """GET of 1 KB on kept connections; the upstream is told the device's id."""
+    return kept(bench, certificate=False)
+
+
+def client_cert(bench):
+    """The same, and the upstream is told the certificate."""
+    return kept(bench, certificate=True)
+
+
+def kept(bench, *, certificate):
+    identity = ("device-id", "client-cert") if certificate else ("device-id",)
+    peers = bench.gateways
+    gateways = {
+        "Keybound": bench.keybound(identity=identity),
+        "nginx": bench.start(peers.nginx(certificate=certificate)),
+        "HAProxy": bench.start(peers.haproxy(certificate=certificate)),
+        "Envoy": bench.start(peers.envoy(certificate=certificate)),
+    }
+    if certificate:
+        for name, gateway in gateways.items():
+            told = bench.probe(gateway)["told"]
+            # Envoy has it in its own header.
+            if "client-cert" not in told and "Cert=" not in told.get("x-forwarded-client-cert", ""):
+                raise Failed(f"{name} does not tell the certificate: {told}")
+    figures = bench.compare(gateways, Load("requests"))
+    best = better(figures, "nginx", "HAProxy")
+    return Outcome(
+        "µs per request",
+        figures,
+        [
+            Limit(f"× {best}", ratios(figures, "Keybound", best), 0.85, 0.65),
+            Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), 0.30),
+        ],
+    )
+
+
+def streams(bench):
+    """GET of 1 KB over HTTP/2, 32 streams on a connection."""
+    gateways = {"Keybound": bench.keybound(), "Envoy": bench.start(bench.gateways.envoy())}
+    figures = bench.compare(gateways, Load("streams"))
+    limit = Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), 0.60, 0.45)
+    return Outcome("µs per request", figures, [limit])
+
+
+def download(bench):
+    """Answers of 10 MB."""
+    return transfer(bench, "downloads")
+
+
+def upload(bench):
+    """Requests of 10 MB."""
+    return transfer(bench, "uploads")
+
+
+def transfer(bench, command):
+    gateways = {
+        "Keybound": bench.keybound(),
+        "nginx": bench.start(bench.gateways.nginx(transfer="unbuffered")),
+        "nginx, buffered": bench.start(bench.gateways.nginx(transfer="buffered")),
+        "Envoy": bench.start(bench.gateways.envoy()),
+    }
+    figures = bench.compare(gateways, Load(command, per="bytes", times=1e6))
+    best = better(figures, "nginx", "nginx, buffered")
+    limit = Limit(f"× {best}", ratios(figures, "Keybound", best), 1.1, 0.9)
+    return Outcome("µs per MB", figures, [limit])
+
+
+def idle_http1(bench):
+    """Memory of an idle HTTP/1.1 connection after one request, 10,000 held."""
+    peers = {"nginx": bench.gateways.nginx, "HAProxy": bench.gateways.haproxy, "Envoy": bench.gateways.envoy}
+    return idle(bench, peers, (), 12, 8)
+
+
+def idle_http2(bench):
+    """Memory of an idle HTTP/2 connection after one request, 10,000 held."""
+    return idle(bench, {"Envoy": bench.gateways.envoy}, ("--http2",), 24, 16)
+
+
+def idle(bench, peers, options, must, aim):
+    # A gateway needs a second descriptor for each, and some more.
+    connections = min(bench.devices, (processes.open_files() - 3000) // 2)
+
+    def held(start):
+        gateway = bench.start(start())
+        # What the first connections of all need is there.
+        bench.run(gateway, Load("handshakes", ("--warm", 300, "--devices", 300, "--seconds", 0.1)))
+        time.sleep(2)
+        before = gateway.process.pss_kib()
+        generator = bench.generate(gateway, "idle", ("--connections", connections, *options))
+        try:
+            opened = json.loads(generator.line(within=300))
+            if opened["errors"] or generator.line() != "held":
+                raise Failed(f"{gateway.name}: {opened['errors']} errors: {opened['first_error']}")
+            time.sleep(5)
+            grown = gateway.process.pss_kib() - before
+            generator.say()
+            used = json.loads(generator.line(within=300))
+            if used["errors"]:
+                raise Failed(f"{gateway.name}, afterwards: {used['errors']} errors: {used['first_error']}")
+        finally:
+            generator.stop()
+            gateway.stop()
+        return {"kib": grown / opened["operations"]}
+
+    contestants = {"Keybound": lambda: held(lambda: bench.gateways.keybound(bench.data))}
+    for name, start in peers.items():
+        contestants[name] = lambda start=start: held(start)
+    figures = bench.alternate(contestants, rounds=min(bench.rounds, 3), key="kib")
+    limit = Limit("KiB", figures["Keybound"], must, aim)
+    return Outcome("KiB per connection", figures, [limit], [f"{connections:,} were held"])
+
+
+def revoked(bench):
+    """Handshakes beside a million revoked certificates."""
+    issued, withdrawn = bench.fleet
+    data = bench.folder / "fleet"
+    if not data.exists():
+        copy(bench.data, data)
+        made = processes.succeed(
+            [bench.generator, "fleet", data, "--devices", issued, "--revoked", withdrawn]
+        )
+        made = processes.last_json(made)
+        print(
+            f"  {issued:,} issued in {made['issuing_seconds']:.0f} s, "
+            f"{withdrawn:,} revoked in {made['revoking_seconds']:.0f} s",
+            flush=True,
+        )
+    large, small = f"{withdrawn:,} revoked", "none revoked"
+    gateways = {large: bench.keybound(data, keep=True), small: bench.keybound()}
+    if issued > FOLLOWED_AFTERWARDS:
+        processes.wait_for("the journal was followed", lambda: followed(gateways[large]), within=900)
+    bench.see_all(*gateways.values())
+    figures = bench.compare(gateways, Load("handshakes"))
+    limit = Limit("× none revoked", ratios(figures, large, small), 1.03, 1.00)
+    return Outcome("µs per handshake and request", figures, [limit])
+
+
+# A journal of more entries is followed while devices are served already.
+FOLLOWED_AFTERWARDS = 50_000
+
+
+def followed(gateway):
+    """Whether Keybound has ended the check of a large journal, as its log says."""
+    return "the journal is as it was written" in gateway.process.log.read_text()
+
+
+def overload(bench):
+    """Established connections while twice the handshakes arrive that the gateway can finish."""
+    figures = {}
+    notes = []
+    limits = []
+    starts = {
+        "Keybound": lambda: bench.gateways.keybound(bench.data),
+        "HAProxy": bench.gateways.haproxy,
+        "nginx": bench.gateways.nginx,
+        "Envoy": bench.gateways.envoy,
+    }
+    slower, goodput, offered = ({name: [] for name in starts} for _ in range(3))
+    for _ in range(min(bench.rounds, 3)):
+        for name, start in starts.items():
+            gateway = bench.start(start())
+            bench.see_all(gateway)
+            storm = overloaded(bench, gateway)
+            gateway.stop()
+            slower[name].append(storm["slower"])
+            goodput[name].append(storm["goodput"])
+            offered[name].append(storm["offered"])
+    for name in starts:
+        figures[name] = slower[name]
+        notes.append(
+            f"{name}: goodput {percent(goodput[name])} of capacity, offered {statistics.median(offered[name]):.2f} times capacity"
+        )
+    limits.append(Limit("p99 × calm", slower["Keybound"], 3, 2))
+    limits.append(Limit("goodput", goodput["Keybound"], 0.85, at_least=True))
+    limits.append(Limit("offered × capacity", offered["Keybound"], 1.8, at_least=True))
+    return Outcome("p99 under twice the capacity × calm p99", figures, limits, notes)
+
+
+def overloaded(bench, gateway):
+    cost = bench.run(gateway, Load("handshakes", ("--at-once", 64)))["cost"]
+    capacity = 1e6 / cost
+    paced = ("--connections", 16, "--every", 20, "--devices", 16, "--wait")
+
+    def established():
+        return bench.generate(gateway, "requests", (*paced, "--seconds", bench.seconds), ahead=True)
+
+    def report(generator):
+        return json.loads(generator.line(within=60))
+
+    watching = established()
+    watching.line()
+    watching.say()
+    calm = report(watching)
+    watching.stop()
+    # Established before the storm.
+    watching = established()
+    watching.line()
+    rate = ("--rate", 2 * capacity, "--seconds", bench.seconds + 2, "--wait")
+    flood = bench.generate(gateway, "flood", rate)
+    flood.line()
+    flood.say()
+    time.sleep(1)
+    watching.say()
+    stormy = report(watching)
+    flooded = report(flood)
+    watching.stop()
+    flood.stop()
+    if calm["errors"] or stormy["errors"]:
+        raise Failed(f"{gateway.name}, established connections: {calm['first_error']} {stormy['first_error']}")
+    return {
+        "slower": stormy["p99_us"] / calm["p99_us"],
+        "goodput": flooded["answered"]["operations"] / flooded["seconds"] / capacity,
+        "offered": flooded["offered"] / flooded["seconds"] / capacity,
+    }
+
+
+def percent(values):
+    return f"{statistics.median(values):.0%}"
+
+
+def workers(bench):
+    """Two workers against one: handshakes, and requests on kept connections."""
+    outcome = Outcome("µs per operation", {}, [])
+    for what, load in (("handshake", Load("handshakes")), ("request", Load("requests"))):
+        one, two = f"{what}, 1 worker", f"{what}, 2 workers"
+        # Both share both cores with the load, so that they differ in nothing else.
+        gateways = {one: bench.keybound(cores=CORES), two: bench.keybound(workers=2, cores=CORES)}
+        bench.see_all(*gateways.values())
+        figures = bench.alternate(
+            {name: lambda gateway=gateway: bench.run(gateway, load, cores=CORES) for name, gateway in gateways.items()}
+        )
+        outcome.figures |= figures
+        outcome.limits.append(Limit(f"2 workers × 1, {what}", ratios(figures, two, one), 1.1, 1.0))
+        bench.running.close()
+    return outcome
+
+
+def round_trips(bench):
+    """Round trips until a request may be sent, and until its answer is there, through a relay of 50 ms each way."""
+    gateway = bench.keybound()
+    words = [bench.generator, "round-trips", *bench.peer(gateway), "--group", "default"]
+    words += ["--anonymous-name", OPEN_HOST]
+    report = processes.last_json(processes.succeed(words))
+    with_certificate, without = report["with_certificate"], report["without_certificate"]
+    figures = {
+        "handshake": [with_certificate["handshake"]],
+        "answer": [with_certificate["answer"]],
+        "handshake, no certificate": [without["handshake"]],
+        "answer, no certificate": [without["answer"]],
+    }
+    hellos = common_clients(bench, gateway)
+    figures |= {f"ClientHellos of {name}": [count] for name, count in hellos.items()}
+    return Outcome(
+        "round trips, that of TCP not counted",
+        figures,
+        [
+            Limit("until the request", figures["handshake"], 1.2),
+            Limit("until the answer", figures["answer"], 2.2),
+            Limit("more than without certificate", [with_certificate["answer"] - without["answer"]], 0.1),
+            Limit("ClientHellos of any client", [max(hellos.values())], 1),
+        ],
+        [f"handshakes are {with_certificate['kind']}"],
+    )
+
+
+def common_clients(bench, gateway):
+    """How many ClientHellos each sends; two would be a HelloRetryRequest."""
+    relay = Process(
+        [bench.generator, "relay", gateway.address, "--delay", 5], bench.folder / "relay.log", LOAD_CORE, pipes=True
+    )
+    try:
+        port = json.loads(relay.line())["address"].rpartition(":")[2]
+        identity = [bench.folder / "certificates/bench-000000.pem", bench.folder / "requests/bench-000000.key"]
+        certificate, key = identity
+        root = bench.folder / "root.pem"
+        curl = ["curl", "-sSf", "--max-time", 10, "--cacert", root, "--cert", certificate, "--key", key]
+        openssl = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost"]
+        openssl += ["-CAfile", root, "-cert", certificate, "-key", key, "-verify_return_error"]
+        hellos = {}
+        for name, command in (("curl", [*curl, f"https://localhost:{port}/16"]), ("openssl", openssl)):
+            processes.succeed(command)
+            hellos[name] = json.loads(relay.line())["client_hellos"]
+    finally:
+        relay.stop()
+    return hellos
+
+
+def size(bench):
+    """Bytes from the gateway until the handshake is finished."""
+    gateways = {
+        "Keybound": bench.keybound(),
+        "Envoy": bench.start(bench.gateways.envoy()),
+        "nginx": bench.start(bench.gateways.nginx()),
+        "HAProxy": bench.start(bench.gateways.haproxy()),
+    }
+    load = Load("handshakes", ("--devices", 100, "--seconds", 0.3))
+    figures = bench.alternate(
+        {name: bench.turns(gateway, load) for name, gateway in gateways.items()}, rounds=1, key="handshake_bytes"
+    )
+    return Outcome("bytes", figures, [Limit("bytes", figures["Keybound"], 1600, 1000)])
+
+
+def mlkem(bench):
+    """Full handshake and first request with X25519MLKEM768."""
+    gateways = {
+        "Keybound": bench.keybound(),
+        "Envoy": bench.start(bench.gateways.envoy(group="X25519MLKEM768"), probe=False),
+    }
+    bench.see_all(gateways["Keybound"])
+    figures = bench.compare(gateways, Load("handshakes", ("--group", "mlkem")))
+    limit = Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), None)
+    return Outcome("µs per handshake and request", figures, [limit])
+
+
+ROWS = {
+    "handshake": handshake,
+    "first": first,
+    "get": get,
+    "client-cert": client_cert,
+    "streams": streams,
+    "download": download,
+    "upload": upload,
+    "idle-http1": idle_http1,
+    "idle-http2": idle_http2,
+    "revoked": revoked,
+    "overload": overload,
+    "workers": workers,
+    "round-trips": round_trips,
+    "bytes": size,
+    "mlkem": mlkem,
+}
