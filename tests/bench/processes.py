@@ -78,6 +78,15 @@ class Process:
         """Processor time in nanoseconds, of all threads, also those that have ended."""
         return sum(time.clock_gettime_ns(cpu_clock(pid)) for pid in self.pids())
 
+    def wanted_ns(self):
+        """Time in which its busiest thread ran or waited for the core, in nanoseconds."""
+        most = 0
+        for pid in self.pids():
+            for thread in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                ran, waited, _ = thread.read_text().split()
+                most = max(most, int(ran) + int(waited))
+        return most
+
     def pss_kib(self):
         """Resident memory, what is shared divided by those who share it."""
         total = 0

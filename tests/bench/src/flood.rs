@@ -89,7 +89,7 @@ impl Running {
             device: Some(&device.id),
             length: 1024,
         };
-        http.exchange(&self.request, expected, &mut http1::buffer())
+        http.exchange(&self.request, expected, &mut http1::small_buffer())
             .await
     }
 }

@@ -28,6 +28,11 @@ pub(crate) fn buffer() -> Buffer {
     vec![0; 64 * 1024].into_boxed_slice()
 }
 
+/// A buffer for small answers of many connections.
+pub(crate) fn small_buffer() -> Buffer {
+    vec![0; 4 * 1024].into_boxed_slice()
+}
+
 /// The head of a GET request.
 pub(crate) fn get(target: &Target, path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", target.authority).into_bytes()
