@@ -1,5 +1,6 @@
 """Processes that are pinned to a core, and what the kernel says of them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -33,8 +34,7 @@ class Process:
             os.sched_setaffinity(0, cores)
             open_files()
             if ahead:
-                # It measures, so it must not wait for those who make the load.
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+                go_first(0)
 
         self.popen = subprocess.Popen(
             [str(word) for word in command],
@@ -119,6 +119,13 @@ class Process:
 def cpu_clock(pid):
     """The processor clock of another process: clock_getcpuclockid(3), CPUCLOCK_SCHED."""
     return (~pid << 3) | 2
+
+
+def go_first(pid, first=True):
+    """Whoever measures how long things take must not wait for those who make the load."""
+    policy, priority = (os.SCHED_FIFO, 10) if first else (os.SCHED_OTHER, 0)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(pid, policy, os.sched_param(priority))
 
 
 def open_files():

@@ -1,170 +1,14 @@
 """The rows of the bench. Each starts its gateways, lets them take turns, and says what came of it."""
 
-import contextlib
-import dataclasses
 import json
+import os
 import statistics
 import time
 
 import processes
-from gateways import OPEN_HOST, Gateways, copy
+from gateways import OPEN_HOST, copy
+from measuring import Limit, Load, Outcome, better, ratios
 from processes import CORES, LOAD_CORE, Failed, Process
-
-
-@dataclasses.dataclass
-class Limit:
-    """A median that must not be exceeded, and one that is wanted."""
-
-    what: str
-    values: list
-    must: float | None
-    aim: float | None = None
-    # Larger is better.
-    at_least: bool = False
-
-    @property
-    def median(self):
-        return statistics.median(self.values)
-
-    def within(self, bound):
-        return self.median >= bound if self.at_least else self.median <= bound
-
-    @property
-    def verdict(self):
-        if self.must is None:
-            return "for information"
-        if not self.within(self.must):
-            return "MISSED"
-        return "aim" if self.aim is not None and self.within(self.aim) else "must"
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What a row measured: figures by contestant, what is judged, and what else is worth saying."""
-
-    unit: str
-    figures: dict
-    limits: list
-    notes: list = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Load:
-    """A run of the load generator against a gateway."""
-
-    command: str
-    options: tuple = ()
-    # By what the processor time is divided, and what that makes of a microsecond.
-    per: str = "operations"
-    times: float = 1.0
-
-
-class Bench:
-    """What rows need: gateways, the load generator, and how long to measure."""
-
-    def __init__(self, folder, binaries, envoy, upstream, *, rounds, seconds, devices):
-        self.folder = folder
-        self.generator = binaries / "keybound-bench"
-        self.gateways = Gateways(folder, binaries, envoy, upstream)
-        self.data = folder / "data"
-        self.rounds = rounds
-        self.seconds = seconds
-        self.devices = devices
-        self.running = contextlib.ExitStack()
-        # What the load generator reported in this row, by contestant.
-        self.reports = {}
-
-    # Gateways
-
-    def start(self, gateway, *, probe=True):
-        """A gateway that ends with the row. The first request checks what is not checked under load."""
-        self.running.callback(gateway.stop)
-        if probe:
-            self.probe(gateway)
-        return gateway
-
-    def keybound(self, data=None, **options):
-        return self.start(self.gateways.keybound(data or self.data, **options))
-
-    def probe(self, gateway):
-        """One request as a careful device sends it; what the upstream was told."""
-        roots = ["--roots", self.folder / "root.pem"]
-        text = processes.succeed([self.generator, "probe", *self.peer(gateway), *roots])
-        return processes.last_json(text)
-
-    def see_all(self, *gateways):
-        """Every device connects once; then what was learned of them is written down."""
-        for gateway in gateways:
-            self.run(gateway, Load("handshakes", ("--warm", self.devices, "--seconds", 0.1)))
-        time.sleep(2)
-
-    # Load
-
-    def peer(self, gateway):
-        requests, certificates = self.folder / "requests", self.folder / "certificates"
-        return ["--gateway", gateway.address, "--keys", requests, "--certificates", certificates]
-
-    def generate(self, gateway, command, options, *, ahead=False, cores=None):
-        """Starts the load generator, which waits for a line when it is ready."""
-        words = [self.generator, command, *self.peer(gateway), *options]
-        log = self.folder / "load.log"
-        return Process(words, log, cores or LOAD_CORE, ahead=ahead, pipes=True)
-
-    def run(self, gateway, load, *, cores=None):
-        """A report of the load generator, with the gateway's processor time for each operation in `cost`."""
-        seconds = () if "--seconds" in load.options else ("--seconds", self.seconds)
-        options = (*load.options, *seconds, "--wait")
-        generator = self.generate(gateway, load.command, options, cores=cores)
-        try:
-            if generator.line() != "ready":
-                raise Failed(f"{load.command} is not ready")
-            # What the preparation left to do is done.
-            time.sleep(0.2)
-            before, began = gateway.process.cpu_ns(), time.monotonic()
-            generator.say()
-            report = json.loads(generator.line(within=300))
-            time.sleep(0.05)
-            spent = gateway.process.cpu_ns() - before
-        finally:
-            generator.stop()
-        if report["errors"]:
-            raise Failed(f"{gateway.name}, {load.command}: {report['errors']} errors: {report['first_error']}")
-        if not report[load.per]:
-            raise Failed(f"{gateway.name}, {load.command}: nothing was done")
-        report["cost"] = spent / 1000 / report[load.per] * load.times
-        report["busy"] = spent / 1e9 / (time.monotonic() - began)
-        return report
-
-    def alternate(self, contestants, *, rounds=None, key="cost"):
-        """Lets contestants, each a function that measures once, take turns; what each measured, by name."""
-        figures = {name: [] for name in contestants}
-        self.reports |= {name: [] for name in contestants}
-        names = list(contestants)
-        for number in range(rounds or self.rounds):
-            # Nobody always comes after the same one.
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                report = contestants[name]()
-                figures[name].append(report[key])
-                self.reports[name].append(report)
-        return figures
-
-    def compare(self, gateways, load):
-        """Each gateway under the same load, in turns."""
-        return self.alternate({name: self.turns(gateway, load) for name, gateway in gateways.items()})
-
-    def turns(self, gateway, load):
-        return lambda: self.run(gateway, load)
-
-
-def ratios(figures, name, other):
-    """What one cost relative to another, round by round."""
-    return [ours / theirs for ours, theirs in zip(figures[name], figures[other], strict=True)]
-
-
-def better(figures, *names):
-    return min(names, key=lambda name: statistics.median(figures[name]))
-
 
 # What a gateway is asked for
 
@@ -177,7 +21,7 @@ def handshake(bench):
         "nginx": bench.start(bench.gateways.nginx()),
         "HAProxy": bench.start(bench.gateways.haproxy()),
     }
-    bench.see_all(*gateways.values())
+    bench.see_all(gateways["Keybound"])
     load = Load("handshakes")
     contestants = {name: bench.turns(gateway, load) for name, gateway in gateways.items()}
     resuming = Load("handshakes", ("--resume", "--devices", 256, "--warm", 512))
@@ -204,7 +48,8 @@ def resumed(report):
 
 def first(bench):
     """The same, every certificate for the first time."""
-    load = Load("handshakes", ("--once", "--seconds", 600))
+    # Keybound's registry is told of each first use, a moment later.
+    load = Load("handshakes", ("--once", "--seconds", 600), settles=2)
 
     def fresh(start):
         gateway = start()
@@ -344,7 +189,8 @@ def revoked(bench):
     if not data.exists():
         copy(bench.data, data)
         made = processes.succeed(
-            [bench.generator, "fleet", data, "--devices", issued, "--revoked", withdrawn]
+            [bench.generator, "fleet", data, "--devices", issued, "--revoked", withdrawn],
+            preexec_fn=lambda: os.sched_setaffinity(0, CORES),
         )
         made = processes.last_json(made)
         print(
@@ -383,9 +229,12 @@ def overload(bench):
     def fresh(start):
         gateway = bench.start(start())
         try:
-            bench.see_all(gateway)
+            if gateway.name == "Keybound":
+                bench.see_all(gateway)
+            processes.go_first(bench.upstream.popen.pid)
             return overloaded(bench, gateway)
         finally:
+            processes.go_first(bench.upstream.popen.pid, False)
             gateway.stop()
 
     contestants = {name: lambda start=start: fresh(start) for name, start in starts.items()}
@@ -429,12 +278,14 @@ def overloaded(bench, gateway):
     watching.stop()
     # Established before the storm.
     watching = established()
-    rate = ("--rate", 2 * capacity, "--seconds", bench.seconds + 2, "--wait")
+    # Until the storm is what it will be: then those who began it have lost patience.
+    brewing = 4
+    rate = ("--rate", 2 * capacity, "--seconds", brewing + bench.seconds + 1, "--wait")
     flood = bench.generate(gateway, "flood", rate)
     flood.line()
     began, spent, wanted = time.monotonic(), gateway.process.cpu_ns(), gateway.process.wanted_ns()
     flood.say()
-    time.sleep(1)
+    time.sleep(brewing)
     watching.say()
     stormy = json.loads(watching.line())
     flooded = json.loads(flood.line())
@@ -537,9 +388,10 @@ def size(bench):
         "HAProxy": bench.start(bench.gateways.haproxy()),
     }
     load = Load("handshakes", ("--devices", 100, "--seconds", 0.3))
-    figures = bench.alternate(
-        {name: bench.turns(gateway, load) for name, gateway in gateways.items()}, rounds=1, key="handshake_bytes"
-    )
+    contestants = {name: bench.turns(gateway, load) for name, gateway in gateways.items()}
+    mlkem = Load("handshakes", (*load.options, "--group", "mlkem"))
+    contestants["Keybound, X25519MLKEM768"] = bench.turns(gateways["Keybound"], mlkem)
+    figures = bench.alternate(contestants, rounds=1, key="handshake_bytes")
     return Outcome("bytes", figures, [Limit("bytes", figures["Keybound"], 1600, 1000)])
 
 
