@@ -152,7 +152,8 @@ fn trace(sent: &HeaderMap) {
     let found = pass_trace_context(&mut map);
     let values: Vec<_> = sent.get_all("traceparent").iter().collect();
     let parent = match values[..] {
-        [one] => one.to_str().ok().and_then(traceparent),
+        // Of a newer version, what follows may have any bytes.
+        [one] => traceparent(&String::from_utf8_lossy(one.as_bytes())),
         _ => None,
     };
     let ids = |text: &String| {
