@@ -25,7 +25,7 @@ class Failed(Exception):
 class Process:
     """A program on given cores, with its output in a file; it and its children end with `stop`."""
 
-    def __init__(self, command, log, cores, *, ahead=False, pipes=False, cwd=None):
+    def __init__(self, command, log, cores, *, ahead=False, pipes=False):
         self.name = pathlib.Path(command[0]).name
         self.log = log
         self.file = open(log, "ab")
@@ -42,7 +42,8 @@ class Process:
             stdout=subprocess.PIPE if pipes else self.file,
             stderr=self.file,
             preexec_fn=prepare,
-            cwd=cwd,
+            # A backtrace for each connection that a gateway drops would be most of the load generator.
+            env=os.environ | {"RUST_BACKTRACE": "0"},
         )
 
     def line(self, within=120):

@@ -108,7 +108,12 @@ def kept(bench, *, certificate):
 
 def streams(bench):
     """GET of 1 KB over HTTP/2, 32 streams on a connection."""
-    gateways = {"Keybound": bench.keybound(), "Envoy": bench.start(bench.gateways.envoy())}
+    gateways = {
+        "Keybound": bench.keybound(),
+        "Envoy": bench.start(bench.gateways.envoy()),
+        "nginx": bench.start(bench.gateways.nginx()),
+        "HAProxy": bench.start(bench.gateways.haproxy()),
+    }
     figures = bench.compare(gateways, Load("streams"))
     limit = Limit("× Envoy", ratios(figures, "Keybound", "Envoy"), 0.60, 0.45)
     return Outcome("µs per request", figures, [limit])
