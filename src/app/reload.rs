@@ -27,8 +27,8 @@ use crate::service_manager;
 pub(crate) struct Reloader {
     source: Arc<Source>,
     config: Mutex<Config>,
-    /// Held by whoever reloads: a reading of the configuration that has not ended yet, because a file system hangs.
-    reloading: Mutex<Option<Loading>>,
+    /// Held by whoever reloads: readings of the configuration that have not ended yet, because a file system hangs.
+    reloading: Mutex<Vec<Loading>>,
     trust_domain: TrustDomain,
     parts: Parts,
     in_force: Arc<InForce>,
@@ -146,7 +146,7 @@ impl Reloader {
         outcome
     }
 
-    async fn replace(&self, unfinished: &mut Option<Loading>) -> Result<Vec<String>, NotReloaded> {
+    async fn replace(&self, unfinished: &mut Vec<Loading>) -> Result<Vec<String>, NotReloaded> {
         let refused = |mistakes| NotReloaded {
             name: self.source.name(),
             mistakes,
@@ -181,20 +181,14 @@ impl Reloader {
         Ok(changes.sentences)
     }
 
-    /// What is written now. A file system that hangs holds up this reload, and nothing else; it holds one thread, however
-    /// often somebody reloads meanwhile.
-    async fn load(&self, unfinished: &mut Option<Loading>) -> Result<Loaded, Vec<String>> {
-        let too_slow = || {
-            vec![format!(
-                "it could not be read within {} s",
-                READ_WITHIN.as_secs()
-            )]
-        };
-        if let Some(before) = unfinished {
-            // What it finds is too old by now.
-            let ended = tokio::time::timeout(READ_WITHIN, before).await;
-            ended.map_err(|_| too_slow())?.ok();
-            *unfinished = None;
+    /// What is written now. A file system that hangs holds up this reload, and nothing else. Whoever then names other files
+    /// can reload, a few times; no more threads than that are left to what hangs.
+    async fn load(&self, unfinished: &mut Vec<Loading>) -> Result<Loaded, Vec<String>> {
+        unfinished.retain(|loading| !loading.is_finished());
+        if unfinished.len() >= MOST_UNFINISHED {
+            return Err(vec![format!(
+                "{MOST_UNFINISHED} earlier reloads are still reading it, or a file that it names; look at its file system, or restart"
+            )]);
         }
         let source = Arc::clone(&self.source);
         let mut loading = tokio::task::spawn_blocking(move || source.load());
@@ -210,8 +204,11 @@ impl Reloader {
                 "reading it failed; the server's log says more".to_owned(),
             ]),
             Err(_) => {
-                *unfinished = Some(loading);
-                Err(too_slow())
+                unfinished.push(loading);
+                Err(vec![format!(
+                    "it could not be read within {} s",
+                    READ_WITHIN.as_secs()
+                )])
             }
         }
     }
@@ -362,3 +359,4 @@ impl NotReloaded {
 }
 
 const READ_WITHIN: Duration = Duration::from_secs(10);
+const MOST_UNFINISHED: usize = 4;

@@ -71,15 +71,20 @@ async fn a_file_that_hangs_holds_one_thread_and_no_other_list() {
         "a list of another CA is in force, beside one that hangs, after",
         format!("{:.1} s", put_at.elapsed().as_secs_f64()),
     );
-    // Whoever reloads has to wait, and is told; that takes one more, however often it is done.
-    for _ in 0..4 {
+    // Whoever reloads has to wait, and is told; that takes four more, however often it is done.
+    for number in 1..=8 {
         let output = server.keybound(&["reload"]);
         assert_eq!(output.status.code(), Some(1));
         let told = text(&output.stderr);
-        assert!(told.contains("could not be read within 10 s"), "{told}");
+        let words = if number <= 4 {
+            "could not be read within 10 s"
+        } else {
+            "4 earlier reloads are still reading it"
+        };
+        assert!(told.contains(words), "{number}: {told}");
     }
     let more = status(&server, "Threads:").saturating_sub(threads);
-    assert!(more <= 2, "{more} threads more after {:?}", began.elapsed());
+    assert!(more <= 5, "{more} threads more after {:?}", began.elapsed());
     eventually(SOON, "an alarm", || is_told(&server, "has not ended"));
     assert_eq!(pump.asks(&server, "/"), ok());
 
