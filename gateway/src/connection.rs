@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
@@ -24,9 +25,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
 
 use identity::Status;
 
+use crate::Limits;
 use crate::answer_body::{AnswerBody, InFlight};
 use crate::code::Code;
 use crate::connections::OpenConnection;
@@ -40,16 +43,30 @@ use crate::pace::Pace;
 use crate::peer::{Credential, Peer};
 use crate::presented::Evidence;
 use crate::proxied;
+use crate::pure::authorize::View;
+use crate::pure::tcp_route::TcpRoute;
 use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
 use crate::shared::{Shared, now};
 use crate::splice;
-use crate::tls::{Accepted, Client, HandshakeFault, LINGER, discard};
+use crate::tls::{Accepted, Client, HandshakeFault, LINGER, Socket, discard};
 use crate::tunnel::{self, Tunnel};
 use crate::worker::Worker;
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: SocketAddr) {
+/// Serves a connection until it ends. What it does first and what it does then are boxed each by itself: a task takes as much
+/// room as the largest thing that it ever does, and most of its life it waits.
+pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: SocketAddr) {
+    if let Some(serving) = establish(worker, tcp, address).boxed_local().await {
+        serving.await;
+    }
+}
+
+/// Finds out who is there; then serving it is what remains.
+async fn establish(
+    worker: Rc<Worker>,
+    mut tcp: TcpStream,
+    address: SocketAddr,
+) -> Option<LocalBoxFuture<'static, ()>> {
     let started = Instant::now();
     let shared = Arc::clone(&worker.shared);
     let address = match proxied::source(&mut tcp, address, &shared.proxies).await {
@@ -59,12 +76,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
             let fault = HandshakeFault::NotProxied;
             shared.metrics.handshake_refused(fault);
             shared.record(handshake_record(address, fault, started.elapsed()));
-            return;
+            return None;
         }
     };
     let Ok(local_address) = tcp.local_addr() else {
         // Only a connection that has ended has no address.
-        return;
+        return None;
     };
     let Accepted {
         stream,
@@ -72,12 +89,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         untrusted,
         server_name,
         alpn,
-    } = match shared.acceptor.accept(tcp).await {
+    } = match worker.turnstile.pass(shared.acceptor.accept(tcp)).await {
         Ok(accepted) => accepted,
         Err(fault) => {
             shared.metrics.handshake_refused(fault);
             shared.record(handshake_record(address, fault, started.elapsed()));
-            return;
+            return None;
         }
     };
     let Some(credential) = credential(&shared, client, untrusted) else {
@@ -85,7 +102,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         let fault = HandshakeFault::UnknownIssuer;
         shared.metrics.handshake_refused(fault);
         shared.record(handshake_record(address, fault, started.elapsed()));
-        return;
+        return None;
     };
     shared.metrics.handshakes_finished.inc();
     shared.metrics.handshake_time.observe(started.elapsed());
@@ -132,32 +149,59 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut tcp: TcpStream, address: Socke
         hops: Hops::default(),
         tunnel: RefCell::new(None),
         tls_version,
+        was_asked_lately: Cell::new(false),
     });
-    let patience = limits.patience;
+    let protocol = serve_protocol(&connection, stream, alpn, lifetime);
+    let serving = async move {
+        protocol.await;
+        if let Some(fault) = connection.handle.fault() {
+            request::record_fault(&connection, fault);
+        }
+        // The socket is closed by now, so the entry says the truth when it goes.
+        drop(entry);
+    };
+    Some(serving.boxed_local())
+}
+
+/// Serves what the handshake agreed on, until the connection's end.
+fn serve_protocol(
+    connection: &Rc<Connection>,
+    stream: TlsStream<Socket>,
+    alpn: Option<Vec<u8>>,
+    lifetime: Lifetime,
+) -> LocalBoxFuture<'static, ()> {
+    let connection = Rc::clone(connection);
+    let shared = &connection.worker.shared;
+    let handle = Arc::clone(&connection.handle);
+    let Limits {
+        patience,
+        head_timeout,
+        ..
+    } = **shared.limits.load();
     let traffic = &shared.metrics.traffic;
-    let serving = Rc::clone(&connection);
     let view = shared.policy.view();
-    let server_name = connection.peer.server_name.as_deref();
-    if let Some(route) = server_name.and_then(|name| view.snapshot().tcp_routes.find(name)) {
+    if tcp_route(&connection, &view).is_some() {
         let agreed = splice::Agreed::read(&stream, alpn);
         let io = GuardedIo::stream(stream, handle, patience, traffic);
-        splice::serve(&connection, io, lifetime, route, &view, agreed).await;
+        let serving = async move {
+            if let Some(route) = tcp_route(&connection, &view) {
+                splice::serve(&connection, io, lifetime, route, &view, agreed).await;
+            }
+        };
+        serving.boxed_local()
     } else if alpn.as_deref() == Some(b"h2") {
-        serve_http2(
-            serving,
-            GuardedIo::http2(stream, handle, patience, traffic),
-            lifetime,
-        )
-        .await;
+        let io = GuardedIo::http2(stream, handle, patience, traffic);
+        serve_http2(connection, io, lifetime).boxed_local()
     } else {
-        let io = GuardedIo::http1(stream, handle, limits.head_timeout, patience, traffic);
-        serve_http1(serving, io, lifetime).await;
+        let io = GuardedIo::http1(stream, handle, head_timeout, patience, traffic);
+        serve_http1(connection, io, lifetime).boxed_local()
     }
-    if let Some(fault) = connection.handle.fault() {
-        request::record_fault(&connection, fault);
-    }
-    // The socket is closed by now, so the entry says the truth when it goes.
-    drop(entry);
+}
+
+/// The TCP route that the server name of the handshake chooses.
+fn tcp_route<'v>(connection: &Connection, view: &'v View) -> Option<&'v TcpRoute> {
+    let name = connection.peer.server_name.as_deref()?;
+    view.snapshot().tcp_routes.find(name)
 }
 
 /// Reads what a client proved. `None`: by an anchor that is none any more.
@@ -192,23 +236,124 @@ fn credential(
     }
 }
 
-async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
+async fn serve_http1(connection: Rc<Connection>, mut io: GuardedIo, mut lifetime: Lifetime) {
     let handle = Arc::clone(&connection.handle);
-    let mut http = http1::Builder::new()
-        // The watcher has the deadline; this one would also end idle connections.
-        .header_read_timeout(None)
-        .max_buf_size(MAX_BUFFER)
-        .serve_connection(
-            TokioIo::new(io),
-            Requests {
-                connection: Rc::clone(&connection),
-                streams: None,
-            },
-        );
+    let (ended, read_ahead) = loop {
+        let (until, read_ahead);
+        (until, io, read_ahead) = converse(&connection, io, &mut lifetime).boxed_local().await;
+        match until {
+            Until::Cut => break (None, read_ahead),
+            Until::Ended(ended) => break (Some(ended), read_ahead),
+            Until::Quiet => {}
+        }
+        match wait(&mut io, &handle, &mut lifetime).boxed_local().await {
+            Waited::ForMore => {}
+            Waited::ForTheCut => break (None, read_ahead),
+            Waited::ForTheEnd => break (Some(Ok(())), read_ahead),
+        }
+    };
+    let tunnel = connection.tunnel.borrow_mut().take();
+    match (ended, tunnel) {
+        (None, _) => end(&handle, io).boxed_local().await,
+        (Some(Ok(())), Some(tunnel)) => {
+            carry(&connection, *tunnel, io, read_ahead, lifetime)
+                .boxed_local()
+                .await;
+        }
+        (Some(Ok(())), None) => close(io).boxed_local().await,
+        (Some(Err(error)), _) => {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Carries the bytes of a tunnel that a connection became; `read_ahead` came before them.
+async fn carry(
+    connection: &Connection,
+    tunnel: Tunnel,
+    mut io: GuardedIo,
+    read_ahead: Bytes,
+    mut lifetime: Lifetime,
+) {
+    let handle = &connection.handle;
+    let _flight = Flight::enter(handle);
+    let patience = connection.worker.shared.limits.load().patience;
+    let Tunnel {
+        upstream,
+        lease: _lease,
+        audit,
+        ..
+    } = tunnel;
+    let before = io.carried();
+    let ended = {
+        let spliced = async {
+            let mut upstream = tunnel::upstream(upstream, patience).await?;
+            // The watcher lets nothing pass between the request and its answer; what came after the
+            // answer belongs to the tunnel.
+            upstream.write_all(&read_ahead).await?;
+            tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, SPLICE, SPLICE).await
+        };
+        let mut spliced = pin!(spliced);
+        poll_fn(|cx| match lifetime.turn(cx) {
+            Turn::End => Poll::Ready(None),
+            // A tunnel has no messages to finish; it has the time that a connection has.
+            Turn::Finish | Turn::Go => spliced.as_mut().poll(cx).map(Some),
+        })
+        .await
+    };
+    if ended.is_none() {
+        handle.end_with_reset();
+    }
+    if let Some(mut audit) = audit {
+        let early = read_ahead.len() as u64;
+        let ending = splice::ending(handle, ended.as_ref());
+        audit.end_carried(before, io.carried(), early, ending);
+    }
+}
+
+/// How long HTTP went on.
+enum Until {
+    Cut,
+    /// Nothing is on its way.
+    Quiet,
+    Ended(Result<(), hyper::Error>),
+}
+
+/// What a quiet connection waited for.
+enum Waited {
+    ForMore,
+    ForTheCut,
+    ForTheEnd,
+}
+
+/// Speaks HTTP/1.1 until the connection is cut or ends, or nothing has been on its way for a while. With what was read and
+/// belongs to the tunnel that comes next.
+async fn converse(
+    connection: &Rc<Connection>,
+    io: GuardedIo,
+    lifetime: &mut Lifetime,
+) -> (Until, GuardedIo, Bytes) {
+    let handle = &connection.handle;
+    let calm = io.calm();
+    // Boxed, so that a quiet connection does not carry the room for it.
+    let mut http = Box::new(
+        http1::Builder::new()
+            // The watcher has the deadline; this one would also end idle connections.
+            .header_read_timeout(None)
+            .max_buf_size(MAX_BUFFER)
+            .serve_connection(
+                TokioIo::new(io),
+                Requests {
+                    connection: Rc::clone(connection),
+                    streams: None,
+                },
+            ),
+    );
     let mut first_request = None;
-    let ended = poll_fn(|cx| {
+    let mut look = Box::pin(sleep(QUIET));
+    let until = poll_fn(|cx| {
         match lifetime.turn(cx) {
-            Turn::End => return Poll::Ready(None),
+            Turn::End => return Poll::Ready(Until::Cut),
             // The first request is on its way, for which the connection was made a moment ago.
             Turn::Finish if handle.is_draining() && !handle.was_asked() => {
                 first_request = Some(Box::pin(sleep(FIRST_REQUEST)));
@@ -216,7 +361,7 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             // A retired device's idle connection may just be used: its last answer will say that it was the
             // last one.
             Turn::Finish if handle.is_draining() || handle.is_in_flight() => {
-                Pin::new(&mut http).graceful_shutdown();
+                Pin::new(&mut *http).graceful_shutdown();
             }
             Turn::Finish | Turn::Go => {}
         }
@@ -225,58 +370,61 @@ async fn serve_http1(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
         {
             first_request = None;
             if !handle.was_asked() {
-                Pin::new(&mut http).graceful_shutdown();
+                Pin::new(&mut *http).graceful_shutdown();
             }
         }
-        http.poll_without_shutdown(cx).map(Some)
+        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+            return Poll::Ready(Until::Ended(ended));
+        }
+        while look.as_mut().poll(cx).is_ready() {
+            let was_asked = connection.was_asked_lately.take();
+            if !was_asked && !handle.is_in_flight() && !handle.is_finishing() && calm.is_calm() {
+                return Poll::Ready(Until::Quiet);
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + QUIET);
+        }
+        Poll::Pending
     })
     .await;
     let parts = http.into_parts();
     let mut io = parts.io.into_inner();
-    let tunnel = connection.tunnel.borrow_mut().take();
-    match (ended, tunnel) {
-        (None, _) => end(&handle, io).await,
-        (Some(Ok(())), Some(tunnel)) => {
-            let _flight = Flight::enter(&handle);
-            let patience = connection.worker.shared.limits.load().patience;
-            let Tunnel {
-                upstream,
-                lease: _lease,
-                audit,
-                ..
-            } = *tunnel;
-            let before = io.carried();
-            let ended = {
-                let spliced = async {
-                    let mut upstream = tunnel::upstream(upstream, patience).await?;
-                    // The watcher lets nothing pass between the request and its answer; what came after the
-                    // answer belongs to the tunnel.
-                    upstream.write_all(&parts.read_buf).await?;
-                    tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, SPLICE, SPLICE)
-                        .await
-                };
-                let mut spliced = pin!(spliced);
-                poll_fn(|cx| match lifetime.turn(cx) {
-                    Turn::End => Poll::Ready(None),
-                    // A tunnel has no messages to finish; it has the time that a connection has.
-                    Turn::Finish | Turn::Go => spliced.as_mut().poll(cx).map(Some),
-                })
-                .await
-            };
-            if ended.is_none() {
-                handle.end_with_reset();
-            }
-            if let Some(mut audit) = audit {
-                let early = parts.read_buf.len() as u64;
-                let ending = splice::ending(&handle, ended.as_ref());
-                audit.end_carried(before, io.carried(), early, ending);
-            }
-        }
-        (Some(Ok(())), None) => close(io).await,
-        (Some(Err(error)), _) => {
-            tracing::debug!(%error, "connection ended");
-        }
+    let mut read_ahead = parts.read_buf;
+    if matches!(until, Until::Quiet) {
+        io.take_back(std::mem::take(&mut read_ahead));
     }
+    (until, io, read_ahead)
+}
+
+/// Keeps a connection on which nothing is on its way, and for it no buffer and nothing of HTTP.
+async fn wait(io: &mut GuardedIo, handle: &Handle, lifetime: &mut Lifetime) -> Waited {
+    let mut first_request = None;
+    poll_fn(|cx| {
+        match lifetime.turn(cx) {
+            Turn::End => return Poll::Ready(Waited::ForTheCut),
+            Turn::Finish if handle.is_draining() => {
+                let patience = if handle.was_asked() {
+                    Duration::ZERO
+                } else {
+                    FIRST_REQUEST
+                };
+                first_request = Some(Box::pin(sleep(patience)));
+            }
+            Turn::Finish | Turn::Go => {}
+        }
+        match io.poll_wait(cx) {
+            Poll::Ready(Ok(true)) => return Poll::Ready(Waited::ForMore),
+            // Whatever happened to it, nobody waits for an answer.
+            Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Waited::ForTheEnd),
+            Poll::Pending => {}
+        }
+        if let Some(waiting) = &mut first_request
+            && waiting.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Waited::ForTheEnd);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Lifetime) {
@@ -384,6 +532,7 @@ impl Service<Request<Incoming>> for Requests {
     type Future = LocalBoxFuture<'static, Result<Response<AnswerBody>, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.connection.was_asked_lately.set(true);
         let flight = Flight::enter(&self.connection.handle);
         let reader = (self.streams.as_ref()).map(|streams| streams.begin(Rc::clone(&flight)));
         let flight = InFlight { flight, reader };
@@ -512,6 +661,8 @@ const SPLICE: usize = 16 * 1024;
 const FAREWELL: Duration = Duration::from_millis(100);
 /// How long a new connection may take to its first request when the gateway stops.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// After so long without a request, and at most twice as long, a connection gives its buffers back.
+const QUIET: Duration = Duration::from_secs(3);
 const MAX_STREAMS: u32 = 100;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;

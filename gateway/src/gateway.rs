@@ -22,6 +22,7 @@ use crate::connections::{Connections, OpenConnection};
 use crate::exchange::{Exchange, Telemetry};
 use crate::feed::{self, Applied};
 use crate::foreign;
+use crate::lately::Lately;
 use crate::metrics::Metrics;
 use crate::pure::authorize::Snapshot;
 use crate::pure::foreign::ForeignAnchors;
@@ -217,6 +218,7 @@ impl Gateway {
                 records: options.records,
                 exchanges: options.exchanges,
                 sightings: options.sightings,
+                lately: Lately::new(),
             }),
             name: options.name,
         })

@@ -6,12 +6,15 @@
 //! this file writes, so that its refusal takes its place after the answers before it.
 //! Long, because all that reads or writes these bytes has to pass the one cut, and is seen to here.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,16 +27,41 @@ use crate::handle::Handle;
 use crate::pace::Pace;
 use crate::pure::framing::{Rest, Violation, Watcher};
 use crate::pure::http2_frames::{Allowance, Frames};
+use crate::tls::Socket;
 
 /// A connection's decrypted bytes.
 pub(crate) struct GuardedIo {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Socket>,
     handle: Arc<Handle>,
     inbound: Inbound,
     /// Of the peer, when it takes bytes.
     pace: Pace,
     traffic: Traffic,
     carried: Carried,
+    calm: Calm,
+}
+
+/// Whether nothing is on its way through a connection of HTTP/1.1, as far as its bytes tell.
+#[derive(Clone, Debug)]
+pub(crate) struct Calm(Rc<Cell<(bool, bool)>>);
+
+impl Calm {
+    fn new() -> Self {
+        Self(Rc::new(Cell::new((true, true))))
+    }
+
+    /// Whether what was read ended with a whole request, and what was written has gone.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.0.get() == (true, true)
+    }
+
+    fn read(&self, is_between: bool) {
+        self.0.set((is_between, self.0.get().1));
+    }
+
+    fn wrote(&self, is_flushed: bool) {
+        self.0.set((self.0.get().0, is_flushed));
+    }
 }
 
 /// Counts the bytes of all connections, without TLS.
@@ -95,7 +123,7 @@ enum Reading {
 impl GuardedIo {
     /// For HTTP/2. A peer that hardly takes bytes for the `patience` is cut.
     pub(crate) fn http2(
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Socket>,
         handle: Arc<Handle>,
         patience: Duration,
         traffic: &Traffic,
@@ -112,12 +140,13 @@ impl GuardedIo {
             pace: Pace::of_reader(patience),
             traffic: traffic.clone(),
             carried: Carried::default(),
+            calm: Calm::new(),
         }
     }
 
     /// For HTTP/1.1, whose heads must arrive within `head_timeout` from their first byte.
     pub(crate) fn http1(
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Socket>,
         handle: Arc<Handle>,
         head_timeout: Duration,
         patience: Duration,
@@ -137,12 +166,13 @@ impl GuardedIo {
             pace: Pace::of_reader(patience),
             traffic: traffic.clone(),
             carried: Carried::default(),
+            calm: Calm::new(),
         }
     }
 
     /// For a TCP route.
     pub(crate) fn stream(
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Socket>,
         handle: Arc<Handle>,
         patience: Duration,
         traffic: &Traffic,
@@ -154,6 +184,7 @@ impl GuardedIo {
             pace: Pace::of_reader(patience),
             traffic: traffic.clone(),
             carried: Carried::default(),
+            calm: Calm::new(),
         }
     }
 
@@ -162,21 +193,44 @@ impl GuardedIo {
         self.carried
     }
 
+    /// What tells whether it is calm.
+    pub(crate) fn calm(&self) -> Calm {
+        self.calm.clone()
+    }
+
+    /// Takes back what was read and not used, from whoever reads it no more.
+    pub(crate) fn take_back(&mut self, bytes: Bytes) {
+        if let Inbound::Http1(watched) = &mut self.inbound {
+            watched.clean += bytes.len();
+            watched.stash.splice(..0, bytes);
+        }
+    }
+
+    /// Waits without a reader until there is something for one, or nothing any more: then it is false.
+    pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.check()?;
+        let Self { tls, handle, .. } = self;
+        match &mut self.inbound {
+            Inbound::Http1(watched) => watched.poll_wait(tls, handle, cx),
+            Inbound::Http2(_) | Inbound::Stream => Poll::Ready(Ok(true)),
+        }
+    }
+
     /// The TCP connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
-        self.tls.get_ref().0
+        self.tls.get_ref().0.tcp()
     }
 
     /// Sends what TLS has ready; nothing is added to it before that has gone. A peer that takes too little of
     /// it is reset.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (tcp, session) = self.tls.get_mut();
+            let (socket, session) = self.tls.get_mut();
             if !session.wants_write() {
                 self.pace.rest();
                 return Poll::Ready(Ok(()));
             }
-            match session.write_tls(&mut Socket { tcp, cx }) {
+            match session.write_tls(&mut Writer { socket, cx }) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(length) => self.pace.moved(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -217,6 +271,9 @@ impl AsyncRead for GuardedIo {
             Inbound::Http1(watched) => watched.poll_read(tls, handle, cx, buf),
             Inbound::Stream => Pin::new(tls).poll_read(cx, buf),
         };
+        if let Inbound::Http1(watched) = &this.inbound {
+            this.calm.read(watched.is_between());
+        }
         let received = (buf.filled().len() - start) as u64;
         if received > 0 {
             this.carried.received += received;
@@ -229,7 +286,7 @@ impl AsyncRead for GuardedIo {
 impl Counted {
     fn poll_read(
         &mut self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream<Socket>,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -263,9 +320,29 @@ impl Counted {
 }
 
 impl Watched {
+    /// Whether nothing of a request was handed on that was not whole.
+    fn is_between(&self) -> bool {
+        self.clean == 0 && self.state == Reading::Open && self.watcher.is_in_head()
+    }
+
+    /// Waits for a whole head, or for what stands for one that breaks a rule.
+    fn poll_wait(
+        &mut self,
+        tls: &mut TlsStream<Socket>,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
+        while self.clean == 0 && self.state == Reading::Open {
+            if ready!(self.read_aside(tls, handle, cx))? {
+                return Poll::Ready(Ok(false));
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
     fn poll_read(
         &mut self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream<Socket>,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -308,7 +385,7 @@ impl Watched {
     /// end of the stream.
     fn read_through(
         &mut self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream<Socket>,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -334,13 +411,16 @@ impl Watched {
     /// Reads on while the beginning of a head waits in the stash.
     fn read_aside(
         &mut self,
-        tls: &mut TlsStream<TcpStream>,
+        tls: &mut TlsStream<Socket>,
         handle: &Handle,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
         let mut space = [0; READ_ASIDE];
         let mut aside = ReadBuf::new(&mut space);
         if Pin::new(tls).poll_read(cx, &mut aside)?.is_pending() {
+            if self.stash.is_empty() {
+                return Poll::Pending;
+            }
             let deadline = self
                 .head_deadline
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.head_timeout)));
@@ -394,7 +474,7 @@ impl Watched {
 }
 
 /// Waits for the end of the stream; nothing before it is wanted.
-fn poll_end(tls: &mut TlsStream<TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_end(tls: &mut TlsStream<Socket>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     let mut space = [0; READ_ASIDE];
     loop {
         let mut aside = ReadBuf::new(&mut space);
@@ -422,6 +502,7 @@ impl AsyncWrite for GuardedIo {
         self.check()?;
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
+        this.calm.wrote(false);
         let written = ready!(Pin::new(&mut this.tls).poll_write_vectored(cx, bytes))?;
         this.carried.sent += written as u64;
         this.traffic.sent.inc_by(written as u64);
@@ -446,7 +527,9 @@ impl AsyncWrite for GuardedIo {
         self.check()?;
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.tls).poll_flush(cx)
+        ready!(Pin::new(&mut this.tls).poll_flush(cx))?;
+        this.calm.wrote(true);
+        Poll::Ready(Ok(()))
     }
 
     /// Says goodbye, also after the cut.
@@ -457,13 +540,13 @@ impl AsyncWrite for GuardedIo {
     }
 }
 
-/// A TCP connection as a place to write to, for TLS.
-struct Socket<'a, 'b> {
-    tcp: &'a mut TcpStream,
+/// A connection as a place to write to, for TLS.
+struct Writer<'a, 'b> {
+    socket: &'a mut Socket,
     cx: &'a mut Context<'b>,
 }
 
-impl Socket<'_, '_> {
+impl Writer<'_, '_> {
     fn done(written: Poll<io::Result<usize>>) -> io::Result<usize> {
         match written {
             Poll::Ready(written) => written,
@@ -472,13 +555,13 @@ impl Socket<'_, '_> {
     }
 }
 
-impl io::Write for Socket<'_, '_> {
+impl io::Write for Writer<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Self::done(Pin::new(&mut *self.tcp).poll_write(self.cx, bytes))
+        Self::done(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
     }
 
     fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        Self::done(Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, bytes))
+        Self::done(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

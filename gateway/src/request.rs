@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::rand;
 use futures_util::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -34,6 +33,7 @@ use crate::pure::identity_header::IdentityHeader;
 use crate::pure::path::{PathFault, check_query};
 use crate::pure::request_head::{asked_host, normal_host};
 use crate::pure::route::LimitId;
+use crate::random;
 use crate::rate_limits::Bucket;
 use crate::record::{Outcome, Record, Unregistered};
 use crate::refusal::{Refusal, closes, grpc_response, response, wire};
@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
     /// As it was agreed in the handshake.
     pub(crate) tls_version: &'static str,
+    /// Since somebody last looked.
+    pub(crate) was_asked_lately: Cell<bool>,
 }
 
 /// Judges how much a request asks for; one that asks too much loses its headers.
@@ -286,10 +288,11 @@ async fn forward(
     let view = worker.shared.policy.view();
     let now = now();
 
+    let status = standing.status;
     let mut permit = authorize(peer, asked, &view, standing, now).map_err(Refusal::Denied)?;
     let report = |refusal| report(&worker.shared, passage, refusal);
     match permit.device() {
-        Some(device) => sight(connection, device, now),
+        Some(device) => sight(connection, device, status, now),
         None => {
             worker.shared.metrics.anonymous.inc();
             passage.is_anonymous.set(true);
@@ -446,17 +449,28 @@ fn assertion(
     })
 }
 
-/// Reports a device of the registry as seen, once per connection.
-pub(crate) fn sight(connection: &Connection, device: Device<'_>, now: identity::Timestamp) {
+/// Reports a device of the registry as seen, once per connection, and if the registry knows that it is in use, once a
+/// minute.
+pub(crate) fn sight(
+    connection: &Connection,
+    device: Device<'_>,
+    status: Status,
+    now: identity::Timestamp,
+) {
     let Device::Issued(issued) = device else {
         return;
     };
-    if !connection.sighted.replace(true) {
-        connection.worker.shared.sight(Sighting {
+    if connection.sighted.replace(true) {
+        return;
+    }
+    let shared = &connection.worker.shared;
+    let address = connection.peer.address.ip().to_canonical();
+    if shared.lately.note(issued.index, address, now) || status != Status::Active {
+        shared.sight(Sighting {
             index: issued.index,
             device: issued.device.clone(),
             at: now,
-            address: connection.peer.address.ip().to_canonical(),
+            address,
         });
     }
 }
@@ -509,8 +523,7 @@ pub(crate) fn record_fault(connection: &Connection, fault: Code) {
 /// 16 random bytes, in hexadecimal digits.
 pub(crate) fn random_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut random = [0; 16];
-    rand::fill(&mut random).expect("the random source of aws-lc does not fail after its start");
+    let random: [u8; 16] = random::bytes();
     let mut text = [0; 32];
     for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
         pair[0] = DIGITS[usize::from(byte >> 4)];

@@ -14,6 +14,7 @@ use crate::Limits;
 use crate::assertion::AssertionSigner;
 use crate::connections::Connections;
 use crate::exchange::{Exchange, Telemetry};
+use crate::lately::Lately;
 use crate::metrics::Metrics;
 use crate::pure::authorize::{Snapshot, View};
 use crate::pure::classes::Classes;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) records: mpsc::Sender<Arc<Record>>,
     pub(crate) exchanges: mpsc::Sender<Exchange>,
     pub(crate) sightings: mpsc::Sender<Sighting>,
+    pub(crate) lately: Lately,
 }
 
 /// Routes, names and classes: what requests are decided by, swapped whole.

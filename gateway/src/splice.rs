@@ -24,6 +24,7 @@ use crate::record::{Outcome, Record};
 use crate::refusal::{Refusal, wire};
 use crate::request::{Connection, random_request_id, sight, standing, unregistered};
 use crate::shared::now;
+use crate::tls::Socket;
 use crate::upstream::UpstreamFault;
 
 /// What the handshake agreed on, as an upstream is told it.
@@ -34,7 +35,7 @@ pub(crate) struct Agreed {
 }
 
 impl Agreed {
-    pub(crate) fn read(tls: &TlsStream<TcpStream>, alpn: Option<Vec<u8>>) -> Self {
+    pub(crate) fn read(tls: &TlsStream<Socket>, alpn: Option<Vec<u8>>) -> Self {
         let (_, session) = tls.get_ref();
         let cipher = session
             .negotiated_cipher_suite()
@@ -50,7 +51,7 @@ impl Agreed {
 }
 
 /// The version of TLS that the handshake agreed on.
-pub(crate) fn tls_version(tls: &TlsStream<TcpStream>) -> &'static str {
+pub(crate) fn tls_version(tls: &TlsStream<Socket>) -> &'static str {
     match tls.get_ref().1.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         // The listener speaks no other.
@@ -87,7 +88,7 @@ pub(crate) async fn serve(
     let standing = standing(connection, begun);
     let outcome = match authorize_stream(&connection.peer, route, view, standing, now) {
         Ok(permit) => {
-            sight(connection, permit.device(), now);
+            sight(connection, permit.device(), standing.status, now);
             open(connection, &permit, &agreed, unique_id.as_bytes()).await
         }
         Err(denial) => Err(Refusal::Denied(denial)),

@@ -1,11 +1,11 @@
 //! Which trace a request belongs to: the device's, one that the gateway begins, or none.
 
-use aws_lc_rs::rand;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::exchange::{Telemetry, TraceMode};
 use crate::pure::trace_context::{Parent, TraceContext, is_tracestate};
+use crate::random;
 
 /// What a trace is told of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,8 +170,7 @@ struct Dice {
 
 impl Dice {
     fn roll() -> Self {
-        let mut random = [0; 28];
-        rand::fill(&mut random).expect("the random source of aws-lc does not fail after its start");
+        let random: [u8; 28] = random::bytes();
         let (trace_id, rest) = random.split_first_chunk().expect("28 are more than 16");
         let (span_id, rest) = rest.split_first_chunk().expect("12 are more than 8");
         let chance = rest.first_chunk().expect("4 are left");

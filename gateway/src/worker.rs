@@ -15,12 +15,14 @@ use tokio::task::spawn_local;
 
 use crate::connection;
 use crate::shared::Shared;
+use crate::turnstile::Turnstile;
 use crate::upstream::{Pool, run_checks};
 
 /// What a worker's connections share.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
+    pub(crate) turnstile: Rc<Turnstile>,
     open: Cell<usize>,
     turns: Cell<usize>,
     closed: Notify,
@@ -44,6 +46,7 @@ pub(crate) async fn run(
 ) -> io::Result<()> {
     let worker = Rc::new(Worker {
         pool: Pool::new(&shared.limits.load(), Arc::clone(&shared.health)),
+        turnstile: Turnstile::new(),
         shared,
         open: Cell::new(0),
         turns: Cell::new(0),
@@ -84,6 +87,7 @@ impl Worker {
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let mut pause = MIN_PAUSE;
     loop {
+        worker.turnstile.has_room().await;
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {

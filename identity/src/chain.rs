@@ -17,7 +17,6 @@ use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
 
 use crate::ca_certificate::{CaFault, check_extensions};
 use crate::certificate::{Parsed, ReadError, Validity};
-use crate::element;
 use crate::foreign::ForeignSerial;
 use crate::timestamp::Timestamp;
 
@@ -63,20 +62,6 @@ impl Anchors {
     /// The CA certificate at a position, as in [`Path::anchor`].
     pub fn certificate(&self, position: usize) -> Option<&CertificateDer<'static>> {
         self.0.certificates.get(position)
-    }
-
-    /// Whether an anchor bears the name that `leaf` names as its issuer: without one that does, nobody here issued it
-    /// directly.
-    pub fn has_issuer_name_of(&self, leaf: &CertificateDer<'_>) -> bool {
-        let Ok(parsed) = Parsed::from_der(leaf) else {
-            return false;
-        };
-        let issuer = parsed.x509().issuer().as_raw();
-        // An anchor's subject lacks the tag and length of the SEQUENCE.
-        element::only(issuer, element::SEQUENCE).is_ok_and(|name| {
-            let mut anchors = self.0.anchors.iter();
-            anchors.any(|anchor| anchor.subject.as_ref() == name.content)
-        })
     }
 
     /// Proves that one of the anchors vouches for `leaf`, wherever `now` lies in relation to its validity, and

@@ -104,8 +104,6 @@ fn the_anchor_that_vouches_is_named() {
     let sent = std::slice::from_ref(&subordinate.der);
     assert_eq!(verify(&leaf(&subordinate, 2020, 2030), sent), Ok(through));
     assert_eq!(anchors.certificate(1), Some(&other.der));
-    assert!(anchors.has_issuer_name_of(&leaf(&other, 2020, 2030)));
-    assert!(!anchors.has_issuer_name_of(&leaf(&subordinate, 2020, 2030)));
 }
 
 #[test]

@@ -278,9 +278,13 @@ pub(super) async fn keep_records(
             }
             () = shutdown.cancelled(), if !records.is_closed() => records.close(),
         }
+        let is_calm = batch.len() < RECORDS_AT_ONCE && !records.is_closed();
         for record in batch.drain(..) {
             alarm.look_at(&record).await;
             decisions.gateway(record);
+        }
+        if is_calm {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -302,9 +306,13 @@ pub(super) async fn pass_on(
             }
             () = shutdown.cancelled(), if !exchanges.is_closed() => exchanges.close(),
         }
+        let is_calm = batch.len() < RECORDS_AT_ONCE && !exchanges.is_closed();
         for exchange in batch.drain(..) {
             spans.put(&exchange);
             access_log.put(exchange);
+        }
+        if is_calm {
+            tokio::time::sleep(PAUSE).await;
         }
     }
     // Whatever comes of it, the process ends.
@@ -321,4 +329,6 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const MAX_HANDSHAKES: usize = 512;
 const RECORDS_WAITING: usize = 16_384;
 const RECORDS_AT_ONCE: usize = 256;
+/// Between two looks at what the workers left, so that not every request wakes another thread.
+const PAUSE: Duration = Duration::from_millis(5);
 const SIGHTINGS_WAITING: usize = 65_536;

@@ -44,6 +44,11 @@ impl Watcher {
         matches!(self.0, State::Fixed { .. } | State::Chunked(_))
     }
 
+    /// Whether the bytes seen end before a request or in its head.
+    pub(crate) fn is_in_head(&self) -> bool {
+        matches!(self.0, State::Head { .. })
+    }
+
     /// Judges the next bytes of the connection. It `is_tunnel` once its request for an upgrade was accepted;
     /// a connection whose request for an upgrade was declined is closed after the answer.
     pub(crate) fn inspect(&mut self, bytes: &[u8], is_tunnel: bool) -> Verdict {

@@ -12,15 +12,17 @@ use identity::{Fingerprint, Kind};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
-use rustls::{DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, DistinguishedName, Error, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::chain_cache::{ChainCache, ChainKey, Issuer};
 use super::fault::HandshakeFault;
 use super::handshakes::Handshakes;
+use super::socket::Socket;
 use super::verifier::Verifier;
 use super::{LINGER, discard};
 use crate::pure::foreign::Voucher;
@@ -101,18 +103,26 @@ struct Fixed {
 
 /// A policy as the TLS library wants it.
 struct Configs {
-    required: Arc<ServerConfig>,
-    optional: Arc<ServerConfig>,
-    any: Arc<ServerConfig>,
+    required: Suited,
+    optional: Suited,
+    any: Suited,
     /// The judge of those whom `any` let pass.
     verifier: Arc<Verifier>,
-    /// Those that both believe.
+    /// What all of them found out.
+    proven: Arc<ChainCache>,
+    /// Those that they believe.
     anchors: Anchors,
     foreign: Option<Anchors>,
     /// For names with protocols of their own, where a certificate is always required.
-    by_name: HashMap<String, Arc<ServerConfig>>,
+    by_name: HashMap<String, Suited>,
     clients: Clients,
     clients_by_name: HashMap<String, Clients>,
+}
+
+/// The same policy for clients with and without hardware for AES.
+struct Suited {
+    aes: Arc<ServerConfig>,
+    chacha: Arc<ServerConfig>,
 }
 
 /// A policy for one acceptor, ready to be put in force.
@@ -122,7 +132,7 @@ pub struct Prepared(Arc<Configs>);
 #[derive(Debug)]
 pub struct Accepted {
     /// The encrypted connection.
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<Socket>,
     /// What the client proved, if it has a certificate that an anchor vouches for.
     pub client: Option<Client>,
     /// The client has a certificate that was let pass although no anchor vouches for it: why.
@@ -227,24 +237,31 @@ impl Acceptor {
     async fn handshake(
         &self,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Arc<Configs>, Clients), (HandshakeFault, Option<TcpStream>)>
+    ) -> Result<(TlsStream<Socket>, Arc<Configs>, Clients), (HandshakeFault, Option<TcpStream>)>
     {
         let mut hello = pin!(LazyConfigAcceptor::new(
             rustls::server::Acceptor::default(),
-            tcp
+            Socket::new(tcp)
         ));
         let start = match hello.as_mut().await {
             Ok(start) => start,
-            Err(error) => return Err((HandshakeFault::from_io(&error), hello.take_io())),
+            Err(error) => {
+                return Err((
+                    HandshakeFault::from_io(&error),
+                    hello.take_io().map(Socket::into_tcp),
+                ));
+            }
         };
         let configs = self.configs.load_full();
-        let (config, clients) = configs.choose(start.client_hello().server_name());
+        let hello = start.client_hello();
+        let (suited, clients) = configs.choose(hello.server_name());
+        let config = suited.for_client(hello.cipher_suites());
         start
             .into_stream(config)
             .into_fallible()
             .await
             .map(|stream| (stream, configs, clients))
-            .map_err(|(error, tcp)| (HandshakeFault::from_io(&error), Some(tcp)))
+            .map_err(|(error, socket)| (HandshakeFault::from_io(&error), Some(socket.into_tcp())))
     }
 }
 
@@ -256,7 +273,9 @@ impl std::fmt::Debug for Acceptor {
 
 impl Configs {
     fn new(policy: Policy, fixed: &Fixed) -> Result<Self, Error> {
-        let provider = Arc::new(provider());
+        let provider = Arc::new(provider(is_aes_128));
+        let chacha = Arc::new(self::provider(is_chacha));
+        let proven = Arc::new(ChainCache::new());
         let verifier = |clients| Verifier {
             anchors: policy.anchors.clone(),
             foreign: policy.foreign.clone(),
@@ -264,13 +283,14 @@ impl Configs {
             clients,
             kinds: fixed.kinds,
             provider: Arc::clone(&provider),
+            proven: Arc::clone(&proven),
         };
-        let config = |clients, alpn: &[Vec<u8>]| {
+        let config = |clients, alpn: &[Vec<u8>], provider: &Arc<CryptoProvider>| {
             let versions: &[&SupportedProtocolVersion] = match fixed.versions {
                 Versions::Tls13 => &[&TLS13],
                 Versions::Tls12AndTls13 => &[&TLS13, &TLS12],
             };
-            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
                 .with_protocol_versions(versions)?
                 .with_client_cert_verifier(Arc::new(verifier(clients)))
                 .with_cert_resolver(Arc::clone(&policy.certificate));
@@ -278,17 +298,25 @@ impl Configs {
             config.send_tls13_tickets = 0;
             config.max_early_data_size = 0;
             config.alpn_protocols = alpn.to_vec();
+            config.ignore_client_order = true;
             Ok::<_, Error>(Arc::new(config))
+        };
+        let suited = |clients, alpn: &[Vec<u8>]| {
+            Ok::<_, Error>(Suited {
+                aes: config(clients, alpn, &provider)?,
+                chacha: config(clients, alpn, &chacha)?,
+            })
         };
         Ok(Self {
             anchors: policy.anchors.clone(),
             foreign: policy.foreign.clone(),
-            required: config(Clients::Required, &fixed.alpn)?,
-            optional: config(Clients::Optional, &fixed.alpn)?,
-            any: config(Clients::Any, &fixed.alpn)?,
+            required: suited(Clients::Required, &fixed.alpn)?,
+            optional: suited(Clients::Optional, &fixed.alpn)?,
+            any: suited(Clients::Any, &fixed.alpn)?,
             verifier: Arc::new(verifier(Clients::Required)),
+            proven: Arc::clone(&proven),
             by_name: (policy.alpn_by_name.iter())
-                .map(|(name, alpn)| Ok((name.clone(), config(Clients::Required, alpn)?)))
+                .map(|(name, alpn)| Ok((name.clone(), suited(Clients::Required, alpn)?)))
                 .collect::<Result<_, Error>>()?,
             clients: policy.clients,
             clients_by_name: policy.clients_by_name,
@@ -310,23 +338,20 @@ impl Configs {
         let Some(foreign) = &self.foreign else {
             return Ok(client(None, &self.anchors));
         };
-        // Alone, it can be by nobody else than who bears its issuer's name: so most of our own are not verified twice.
-        if others.is_empty() && !foreign.has_issuer_name_of(certificate) {
-            return Ok(client(None, &self.anchors));
-        }
-        let now = now();
-        if self.anchors.verify(certificate, others, now).is_ok() {
-            return Ok(client(None, &self.anchors));
-        }
-        let voucher = foreign
-            .verify(certificate, others, now)
-            .ok()
-            .and_then(|path| {
-                Some(Voucher {
-                    authority: Fingerprint::of(foreign.certificate(path.anchor)?),
-                    is_issuer: path.intermediate.is_none(),
-                })
-            });
+        let key = ChainKey::of(certificate, others);
+        let voucher = match self.proven.issuer(&key) {
+            Some(Issuer::Ours) => return Ok(client(None, &self.anchors)),
+            Some(Issuer::Foreign(anchor)) => voucher(foreign, anchor, true),
+            // There is another CA between them, or so many devices came meanwhile that this one was forgotten.
+            None => {
+                let now = now();
+                if self.anchors.verify(certificate, others, now).is_ok() {
+                    return Ok(client(None, &self.anchors));
+                }
+                let path = foreign.verify(certificate, others, now).ok();
+                path.and_then(|path| voucher(foreign, path.anchor, path.intermediate.is_none()))
+            }
+        };
         match voucher {
             Some(voucher) => Ok(client(Some(voucher), foreign)),
             // A CA between them has expired in the meantime.
@@ -334,12 +359,12 @@ impl Configs {
         }
     }
 
-    fn choose(&self, server_name: Option<&str>) -> (Arc<ServerConfig>, Clients) {
+    fn choose(&self, server_name: Option<&str>) -> (&Suited, Clients) {
         if !self.by_name.is_empty()
             && let Some(Ok(host)) = server_name.map(Host::from_name)
             && let Some(config) = self.by_name.get(host.as_str())
         {
-            return (Arc::clone(config), Clients::Required);
+            return (config, Clients::Required);
         }
         let clients = self.clients_of(server_name);
         let config = match clients {
@@ -347,7 +372,7 @@ impl Configs {
             Clients::Optional => &self.optional,
             Clients::Any => &self.any,
         };
-        (Arc::clone(config), clients)
+        (config, clients)
     }
 
     /// Why no anchor vouches for what a client presented: the handshake let it pass and tells nobody.
@@ -373,9 +398,53 @@ impl Configs {
     }
 }
 
-/// aws-lc-rs with the key exchanges that a device may use.
-fn provider() -> CryptoProvider {
+fn voucher(foreign: &Anchors, anchor: usize, is_issuer: bool) -> Option<Voucher> {
+    Some(Voucher {
+        authority: Fingerprint::of(foreign.certificate(anchor)?),
+        is_issuer,
+    })
+}
+
+impl Suited {
+    /// A client without hardware for AES says so by wanting ChaCha20 most. Of AES, most clients want 256 bits first, which
+    /// protect nothing better here and make every handshake pay for SHA-384.
+    fn for_client(&self, wanted: &[CipherSuite]) -> Arc<ServerConfig> {
+        let suites = &self.chacha.crypto_provider().cipher_suites;
+        let is_known = |wanted: &&CipherSuite| suites.iter().any(|suite| suite.suite() == **wanted);
+        let most = wanted.iter().find(is_known);
+        Arc::clone(if most.copied().is_some_and(is_chacha) {
+            &self.chacha
+        } else {
+            &self.aes
+        })
+    }
+}
+
+fn is_chacha(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_aes_128(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
+}
+
+/// aws-lc-rs with the key exchanges that a device may use, and some cipher suites before the others.
+fn provider(is_preferred: fn(CipherSuite) -> bool) -> CryptoProvider {
+    let mut cipher_suites = aws_lc_rs::DEFAULT_CIPHER_SUITES.to_vec();
+    // Those of TLS 1.3 stay first.
+    cipher_suites.sort_by_key(|suite| (suite.tls13().is_none(), !is_preferred(suite.suite())));
     CryptoProvider {
+        cipher_suites,
         kx_groups: vec![
             aws_lc_rs::kx_group::X25519MLKEM768,
             aws_lc_rs::kx_group::X25519,
@@ -406,9 +475,9 @@ mod tests {
         assert_eq!(configs.clients_of(server_name), expected, "{server_name:?}");
         let (chosen, clients) = configs.choose(server_name);
         assert_eq!(clients, expected, "{server_name:?}");
-        let strict = Arc::ptr_eq(&chosen, &configs.required);
+        let strict = std::ptr::eq(chosen, &raw const configs.required);
         assert_eq!(strict, expected == Clients::Required, "{server_name:?}");
-        let lenient = Arc::ptr_eq(&chosen, &configs.any);
+        let lenient = std::ptr::eq(chosen, &raw const configs.any);
         assert_eq!(lenient, expected == Clients::Any, "{server_name:?}");
     }
 
@@ -454,8 +523,31 @@ mod tests {
         check(&configs, Some("wild.test"), Clients::Required);
         check(&configs, Some("other.test"), Clients::Required);
         check(&configs, None, Clients::Required);
-        let alpn = |name| configs.choose(Some(name)).0.alpn_protocols.clone();
+        let alpn = |name| configs.choose(Some(name)).0.aes.alpn_protocols.clone();
         assert_eq!(alpn("MQTT.test"), [b"mqtt"]);
         assert!(alpn("other.test").is_empty());
+
+        let suite = |wanted: &[u16]| {
+            let wanted: Vec<_> = wanted
+                .iter()
+                .map(|suite| CipherSuite::from(*suite))
+                .collect();
+            configs
+                .required
+                .for_client(&wanted)
+                .crypto_provider()
+                .cipher_suites[0]
+                .suite()
+        };
+        // GREASE, AES-256, ChaCha20, AES-128 (RFC 8701, section 2; RFC 8446, appendix B.4).
+        assert_eq!(
+            suite(&[0x1a1a, 0x1302, 0x1303, 0x1301]),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+        );
+        assert_eq!(
+            suite(&[0x1a1a, 0x1303, 0x1301]),
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        );
+        assert_eq!(suite(&[]), CipherSuite::TLS13_AES_128_GCM_SHA256);
     }
 }

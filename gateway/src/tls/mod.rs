@@ -2,10 +2,12 @@
 //! taken: a resumed session skips the verification of the client, and a ticket can be copied.
 
 mod acceptor;
+mod chain_cache;
 mod fault;
 mod handshakes;
 mod named_certificate;
 mod server_certificate;
+mod socket;
 mod verifier;
 
 use std::io;
@@ -19,6 +21,7 @@ pub use self::acceptor::{
 pub use self::fault::HandshakeFault;
 pub use self::named_certificate::{NamedCertificate, NamedCertificateFault};
 pub use self::server_certificate::{Certified, ServerCertificate, ServerCertificateFault};
+pub use self::socket::Socket;
 
 /// Reads what the peer still sends, up to so many bytes, until it closes.
 pub(crate) async fn discard(tcp: &TcpStream, most: usize) -> io::Result<()> {

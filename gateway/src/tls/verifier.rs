@@ -17,6 +17,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::acceptor::Clients;
+use super::chain_cache::{ChainCache, ChainKey, Issuer};
 
 /// Verifies the certificates of clients against the anchors of one listener.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Verifier {
     pub(super) clients: Clients,
     pub(super) kinds: &'static [Kind],
     pub(super) provider: Arc<CryptoProvider>,
+    /// What was found out under the policy that this belongs to.
+    pub(super) proven: Arc<ChainCache>,
 }
 
 impl Verifier {
@@ -37,28 +40,43 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let now = Timestamp(now.as_secs());
-        if let Err(error) = self.anchors.verify(end_entity, intermediates, now) {
-            // What is wrong with it, by whoever claims to have made it.
-            let error = match &self.foreign {
-                None => error,
-                Some(foreign) => match foreign.verify(end_entity, intermediates, now) {
-                    // Whom it names is for the rule of its anchor to say, at HTTP.
-                    Ok(_) => return Ok(()),
-                    Err(other) if error == UNKNOWN => other,
-                    Err(_) => error,
-                },
-            };
-            return Err(Error::InvalidCertificate(certificate_error(error)));
+        let key = ChainKey::of(end_entity, intermediates);
+        if self.proven.issuer(&key).is_some() {
+            return Ok(());
         }
-        let name = Parsed::from_der(end_entity).and_then(|parsed| parsed.spiffe_id());
+        let now = Timestamp(now.as_secs());
+        let (issuer, path) = match self.anchors.verify(end_entity, intermediates, now) {
+            Ok(path) => (Issuer::Ours, path),
+            // What is wrong with it, by whoever claims to have made it.
+            Err(error) => match &self.foreign {
+                None => return Err(refusal(error)),
+                Some(foreign) => match foreign.verify(end_entity, intermediates, now) {
+                    Ok(path) => (Issuer::Foreign(path.anchor), path),
+                    Err(other) if error == UNKNOWN => return Err(refusal(other)),
+                    Err(_) => return Err(refusal(error)),
+                },
+            },
+        };
+        if issuer == Issuer::Ours {
+            self.check_kind(end_entity)?;
+        }
+        // A CA between them may expire.
+        if path.intermediate.is_none() {
+            self.proven.keep(key, issuer);
+        }
+        Ok(())
+    }
+
+    /// Whether a certificate of ours is of an accepted kind. Whom one of others names is for the rule of its anchor to
+    /// say, at HTTP.
+    fn check_kind(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        let name = Parsed::from_der(certificate).and_then(|parsed| parsed.spiffe_id());
         match name {
-            Ok(id) if self.kinds.contains(&id.identity.kind()) => Ok(()),
-            Ok(_) => Err(Error::InvalidCertificate(
+            Ok(id) if !self.kinds.contains(&id.identity.kind()) => Err(Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             )),
-            // One of our own made it: it is told at HTTP which rule it breaks.
-            Err(_) => Ok(()),
+            // One of our own made it, even if it names nobody: it is told at HTTP which rule it breaks.
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 }
@@ -155,6 +173,10 @@ const MAX_LEAF_LENGTH: usize = 4 * 1024;
 /// Of the others together: some devices send the issuing CA and the root, too.
 const MAX_OTHERS_LENGTH: usize = 12 * 1024;
 
+fn refusal(error: ChainError) -> Error {
+    Error::InvalidCertificate(certificate_error(error))
+}
+
 /// The alert that says as much as a stranger may know.
 fn certificate_error(error: ChainError) -> CertificateError {
     match error {
@@ -183,6 +205,110 @@ fn certificate_error(error: ChainError) -> CertificateError {
                 CertificateError::UnhandledCriticalExtension
             } else {
                 CertificateError::UnknownIssuer
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType,
+        date_time_ymd,
+    };
+
+    use super::*;
+
+    type Issuer = rcgen::Issuer<'static, KeyPair>;
+
+    fn authority(name: &str, until: i32, by: Option<&Issuer>) -> (CertificateDer<'static>, Issuer) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = match by {
+            None => params.self_signed(&key),
+            Some(issuer) => params.signed_by(&key, issuer),
+        };
+        let der = certificate.expect("a CA").der().clone();
+        (der, rcgen::Issuer::new(params, key))
+    }
+
+    fn leaf(by: &Issuer, uri: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        let uri = uri.to_owned().try_into().expect("ASCII");
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.not_after = date_time_ymd(2040, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, by).expect("a leaf");
+        certificate.der().clone()
+    }
+
+    fn verifier(ours: &CertificateDer<'_>, foreign: Option<&CertificateDer<'_>>) -> Verifier {
+        let anchors = |der| Anchors::new(std::slice::from_ref(der)).expect("an anchor");
+        Verifier {
+            anchors: anchors(ours),
+            foreign: foreign.map(anchors),
+            hints: vec![],
+            clients: Clients::Required,
+            kinds: &[Kind::Device],
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            proven: Arc::new(ChainCache::new()),
+        }
+    }
+
+    const IN_2026: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_780_000_000));
+    const IN_2035: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(2_060_000_000));
+    const DEVICE: &str = "spiffe://keybound.test/device/a";
+
+    #[test]
+    fn what_an_anchor_issued_is_remembered_with_its_issuer() {
+        let (ours, issuer) = authority("Device CA", 2040, None);
+        let (other, other_issuer) = authority("Other CA", 2040, None);
+        let verifier = verifier(&ours, Some(&other));
+        for (leaf, by) in [
+            (leaf(&issuer, DEVICE), super::Issuer::Ours),
+            (leaf(&other_issuer, DEVICE), super::Issuer::Foreign(0)),
+        ] {
+            // What else was sent is not needed, and belongs to the key.
+            for others in [vec![], vec![ours.clone()]] {
+                let key = ChainKey::of(&leaf, &others);
+                assert_eq!(verifier.proven.issuer(&key), None);
+                for _ in 0..2 {
+                    assert_eq!(verifier.judge(&leaf, &others, IN_2026), Ok(()));
+                    assert_eq!(verifier.proven.issuer(&key), Some(by));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_through_another_ca_is_proven_every_time() {
+        let (root, root_issuer) = authority("Root CA", 2040, None);
+        let (middle, issuer) = authority("Middle CA", 2030, Some(&root_issuer));
+        let verifier = verifier(&root, None);
+        let leaf = leaf(&issuer, DEVICE);
+        let sent = [middle];
+        assert_eq!(verifier.judge(&leaf, &sent, IN_2026), Ok(()));
+        assert!(
+            verifier.judge(&leaf, &sent, IN_2035).is_err(),
+            "the CA between has expired"
+        );
+    }
+
+    #[test]
+    fn who_was_refused_is_refused_again() {
+        let (ours, issuer) = authority("Device CA", 2040, None);
+        let (_, pretender) = authority("Device CA", 2040, None);
+        let verifier = verifier(&ours, None);
+        let operator = leaf(&issuer, "spiffe://keybound.test/operator/a");
+        for refused in [leaf(&pretender, DEVICE), operator] {
+            for _ in 0..2 {
+                assert!(verifier.judge(&refused, &[], IN_2026).is_err());
             }
         }
     }

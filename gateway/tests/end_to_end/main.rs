@@ -40,6 +40,7 @@ mod paths_and_routes;
 mod possession_is_proven;
 mod presented_chains_are_bounded;
 mod proxied_connections;
+mod quiet_connections_keep_nothing;
 mod random;
 #[allow(dead_code, reason = "the tests of the whole product use the rest")]
 mod raw_http2;
