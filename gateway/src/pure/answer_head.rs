@@ -4,6 +4,8 @@
 //! answers without end, and much for the trailers of a chunked body. What it makes of such an answer another
 //! reader makes something else of, so that an answer could be mistaken for the next one (RFC 9112, section 11.2).
 
+use memchr::memchr3;
+
 use super::chunked::Chunked;
 use super::framing::Violation;
 
@@ -108,11 +110,37 @@ impl AnswerHead {
                 },
                 Place::AfterCarriageReturn if byte == b'\n' => self.end_line().map(|()| 1),
                 Place::AfterCarriageReturn => Err(AnswerFault::BareCarriageReturn),
-                Place::Line => self.in_line(byte).map(|()| 1),
+                Place::Line => match self.whole_line(&bytes[clean..]) {
+                    Some(length) => self.end_line().map(|()| length),
+                    None => self.in_line(byte).map(|()| 1),
+                },
             };
             clean += used.map_err(|fault| BadAnswer { clean, fault })?;
         }
         Ok(())
+    }
+
+    /// Follows a line that is there from its beginning to its end, and like most: every other one, and what stands at fault
+    /// in it, is followed byte by byte. Its length, with the line end.
+    fn whole_line(&mut self, bytes: &[u8]) -> Option<usize> {
+        if self.column > 0 {
+            return None;
+        }
+        let end = memchr3(0, b'\r', b'\n', bytes)?;
+        let (line, rest) = bytes.split_at(end);
+        if matches!(line.first()?, b' ' | b'\t') || !rest.starts_with(b"\r\n") {
+            return None;
+        }
+        if self.first {
+            let status = line.get(STATUS_COLUMN..STATUS_COLUMN + self.status.len())?;
+            self.status.copy_from_slice(status);
+        } else if names_framing(line) {
+            return None;
+        } else {
+            self.field = Field::Other;
+        }
+        self.column = line.len();
+        Some(line.len() + 2)
     }
 
     fn in_line(&mut self, byte: u8) -> Result<(), AnswerFault> {
@@ -188,6 +216,12 @@ impl Field {
     fn is_chunked(self) -> bool {
         matches!(self, Self::Value(CHUNKED_LENGTH) | Self::SpaceAfter)
     }
+}
+
+/// Whether a line may be one about framing.
+fn names_framing(line: &[u8]) -> bool {
+    line.get(..NAME.len())
+        .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
 }
 
 /// Characters before the status in a status line.

@@ -6,6 +6,8 @@
 
 use std::mem::MaybeUninit;
 
+use memchr::memchr3;
+
 use super::chunked::Chunked;
 use super::request_head::is_websocket;
 
@@ -209,27 +211,30 @@ impl State {
 
 /// Checks the line ends of a head, going on at `scanned`; the head's length once it is whole.
 fn scan_lines(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Violation> {
-    for (at, &byte) in bytes.iter().enumerate().skip(*scanned) {
-        let before = at.checked_sub(1).map(|at| bytes[at]);
-        match (before, byte) {
-            (_, 0) => return Err(Violation::Nul),
-            (Some(b'\r'), b'\n') if at == 1 => return Err(Violation::EmptyLine),
-            (Some(b'\r'), b'\n') => {
-                if bytes[..at].ends_with(b"\r\n\r") {
-                    *scanned = 0;
-                    return Ok(Some(at + 1));
-                }
+    let head = &bytes[..bytes.len().min(MAX_HEAD)];
+    // What follows the last byte that was seen says whether that one may stand where it stands.
+    let mut from = scanned.saturating_sub(1);
+    while let Some(at) = memchr3(0, b'\r', b'\n', &head[from..]).map(|found| from + found) {
+        let before = at.checked_sub(1).map(|at| head[at]);
+        match (before, head[at], head.get(at + 1)) {
+            (_, 0, _) | (_, b'\r', Some(0)) => return Err(Violation::Nul),
+            (_, b'\r', Some(b'\n') | None) => {}
+            (_, b'\r', Some(_)) => return Err(Violation::BareCarriageReturn),
+            (Some(b'\r'), _, _) if at == 1 => return Err(Violation::EmptyLine),
+            (Some(b'\r'), _, _) if head[..at].ends_with(b"\r\n\r") => {
+                *scanned = 0;
+                return Ok(Some(at + 1));
             }
-            (_, b'\n') => return Err(Violation::BareLineFeed),
-            (Some(b'\r'), _) => return Err(Violation::BareCarriageReturn),
-            (Some(b'\n'), b' ' | b'\t') => return Err(Violation::FoldedLine),
-            (_, _) => {}
+            (Some(b'\r'), _, Some(b' ' | b'\t')) => return Err(Violation::FoldedLine),
+            (Some(b'\r'), _, _) => {}
+            (_, _, _) => return Err(Violation::BareLineFeed),
         }
-        if at + 1 >= MAX_HEAD {
-            return Err(Violation::HeadTooLong);
-        }
+        from = at + 1;
     }
-    *scanned = bytes.len();
+    if head.len() == MAX_HEAD {
+        return Err(Violation::HeadTooLong);
+    }
+    *scanned = head.len();
     Ok(None)
 }
 
