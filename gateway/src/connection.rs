@@ -247,9 +247,9 @@ async fn serve_http1(connection: Rc<Connection>, mut io: GuardedIo, mut lifetime
             Until::Quiet => {}
         }
         match wait(&mut io, &handle, &mut lifetime).boxed_local().await {
-            Waited::ForMore => {}
-            Waited::ForTheCut => break (None, read_ahead),
-            Waited::ForTheEnd => break (Some(Ok(())), read_ahead),
+            Waited::More => {}
+            Waited::Cut => break (None, read_ahead),
+            Waited::Over => break (Some(Ok(())), read_ahead),
         }
     };
     let tunnel = connection.tunnel.borrow_mut().take();
@@ -321,9 +321,9 @@ enum Until {
 
 /// What a quiet connection waited for.
 enum Waited {
-    ForMore,
-    ForTheCut,
-    ForTheEnd,
+    More,
+    Cut,
+    Over,
 }
 
 /// Speaks HTTP/1.1 until the connection is cut or ends, or nothing has been on its way for a while. With what was read and
@@ -400,7 +400,7 @@ async fn wait(io: &mut GuardedIo, handle: &Handle, lifetime: &mut Lifetime) -> W
     let mut first_request = None;
     poll_fn(|cx| {
         match lifetime.turn(cx) {
-            Turn::End => return Poll::Ready(Waited::ForTheCut),
+            Turn::End => return Poll::Ready(Waited::Cut),
             Turn::Finish if handle.is_draining() => {
                 let patience = if handle.was_asked() {
                     Duration::ZERO
@@ -412,15 +412,15 @@ async fn wait(io: &mut GuardedIo, handle: &Handle, lifetime: &mut Lifetime) -> W
             Turn::Finish | Turn::Go => {}
         }
         match io.poll_wait(cx) {
-            Poll::Ready(Ok(true)) => return Poll::Ready(Waited::ForMore),
+            Poll::Ready(Ok(true)) => return Poll::Ready(Waited::More),
             // Whatever happened to it, nobody waits for an answer.
-            Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Waited::ForTheEnd),
+            Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Waited::Over),
             Poll::Pending => {}
         }
         if let Some(waiting) = &mut first_request
             && waiting.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Waited::ForTheEnd);
+            return Poll::Ready(Waited::Over);
         }
         Poll::Pending
     })

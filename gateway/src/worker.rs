@@ -88,6 +88,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let mut pause = MIN_PAUSE;
     loop {
         worker.turnstile.has_room().await;
+        worker.shared.acceptor.has_room().await;
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {

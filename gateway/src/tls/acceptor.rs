@@ -189,6 +189,11 @@ impl Acceptor {
         self.configs.store(policy.0);
     }
 
+    /// Waits until one more handshake displaces none that has only just begun.
+    pub(crate) async fn has_room(&self) {
+        self.handshakes.room().await;
+    }
+
     /// Finishes the handshake on a connection, or ends the connection.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeFault> {
         let place = self.handshakes.enter();

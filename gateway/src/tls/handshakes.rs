@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -15,7 +16,7 @@ pub(super) struct Handshakes {
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
-    displace: BTreeMap<u64, Arc<Notify>>,
+    displace: BTreeMap<u64, (Instant, Arc<Notify>)>,
 }
 
 /// A running handshake's place in the budget, given back when it is dropped.
@@ -39,19 +40,37 @@ impl Handshakes {
         let displaced = Arc::new(Notify::new());
         let mut running = self.running();
         while running.displace.len() >= self.limit {
-            if let Some((_, oldest)) = running.displace.pop_first() {
+            if let Some((_, (_, oldest))) = running.displace.pop_first() {
                 oldest.notify_one();
             }
         }
         let number = running.next;
         running.next += 1;
-        running.displace.insert(number, Arc::clone(&displaced));
+        let began = Instant::now();
+        running
+            .displace
+            .insert(number, (began, Arc::clone(&displaced)));
         drop(running);
         Place {
             handshakes: self,
             number,
             displaced,
         }
+    }
+
+    /// Waits until one more handshake displaces none that has only just begun. If a whole fleet comes at once, those that
+    /// are not accepted yet lose nothing by waiting, and those that are would lose what they have done.
+    pub(super) async fn room(&self) {
+        while self.oldest_is_young() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn oldest_is_young(&self) -> bool {
+        let running = self.running();
+        let oldest = running.displace.first_key_value();
+        running.displace.len() >= self.limit
+            && oldest.is_some_and(|(_, (began, _))| began.elapsed() < SAFE_FOR)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -72,6 +91,10 @@ impl Drop for Place<'_> {
     }
 }
 
+/// A handshake over a fast network takes a tenth of it. Whoever never finishes holds no place for longer, if others want it.
+const SAFE_FOR: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
@@ -90,5 +113,19 @@ mod tests {
         drop(third);
         let _fourth = handshakes.enter();
         assert!(second.displaced().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_has_just_begun_is_safe_for_a_moment() {
+        let handshakes = Handshakes::new(2);
+        let first = handshakes.enter();
+        assert!(handshakes.room().now_or_never().is_some());
+        let _second = handshakes.enter();
+        let began = Instant::now();
+        assert!(handshakes.room().now_or_never().is_none());
+        handshakes.room().await;
+        assert!(began.elapsed() > SAFE_FOR / 2);
+        let _third = handshakes.enter();
+        assert!(first.displaced().now_or_never().is_some());
     }
 }
