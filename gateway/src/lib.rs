@@ -23,6 +23,8 @@ mod guarded_io;
 mod handle;
 mod histogram;
 mod hops;
+#[cfg(test)]
+mod hot_path_tests;
 mod identity_headers;
 mod lately;
 mod lifetime;
