@@ -460,6 +460,9 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             Turn::Go => {}
         }
         let polled = http.as_mut().poll(cx).map(Some);
+        for fault in handle.take_resets() {
+            request::record_fault(&streams.connection, fault);
+        }
         if polled.is_pending() && tails.is_overdue(cx) {
             handle.report_fault(Code::AnswerNotRead);
             handle.cut();

@@ -28,10 +28,11 @@ use crate::pace::Pace;
 use crate::pure::framing::{Rest, Violation, Watcher};
 use crate::pure::http2_frames::{Allowance, Frames};
 use crate::tls::Socket;
+use crate::tls_io::{Below, TlsIo};
 
 /// A connection's decrypted bytes.
 pub(crate) struct GuardedIo {
-    tls: TlsStream<Socket>,
+    tls: TlsIo,
     handle: Arc<Handle>,
     inbound: Inbound,
     /// Of the peer, when it takes bytes.
@@ -129,7 +130,7 @@ impl GuardedIo {
         traffic: &Traffic,
     ) -> Self {
         Self {
-            tls,
+            tls: TlsIo::new(tls, Arc::clone(&handle)),
             handle,
             inbound: Inbound::Http2(Counted {
                 received: Frames::inbound(),
@@ -153,7 +154,7 @@ impl GuardedIo {
         traffic: &Traffic,
     ) -> Self {
         Self {
-            tls,
+            tls: TlsIo::new(tls, Arc::clone(&handle)),
             handle,
             inbound: Inbound::Http1(Watched {
                 watcher: Watcher::new(),
@@ -178,7 +179,7 @@ impl GuardedIo {
         traffic: &Traffic,
     ) -> Self {
         Self {
-            tls,
+            tls: TlsIo::new(tls, Arc::clone(&handle)),
             handle,
             inbound: Inbound::Stream,
             pace: Pace::of_reader(patience),
@@ -218,7 +219,7 @@ impl GuardedIo {
 
     /// The TCP connection.
     pub(crate) fn tcp(&self) -> &TcpStream {
-        self.tls.get_ref().0.tcp()
+        self.tls.tcp()
     }
 
     /// Sends what TLS has ready; nothing is added to it before that has gone. A peer that takes too little of
@@ -230,7 +231,7 @@ impl GuardedIo {
                 self.pace.rest();
                 return Poll::Ready(Ok(()));
             }
-            match session.write_tls(&mut Writer { socket, cx }) {
+            match session.write_tls(&mut Below { socket, cx }) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(length) => self.pace.moved(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -286,7 +287,7 @@ impl AsyncRead for GuardedIo {
 impl Counted {
     fn poll_read(
         &mut self,
-        tls: &mut TlsStream<Socket>,
+        tls: &mut TlsIo,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -328,7 +329,7 @@ impl Watched {
     /// Waits for a whole head, or for what stands for one that breaks a rule.
     fn poll_wait(
         &mut self,
-        tls: &mut TlsStream<Socket>,
+        tls: &mut TlsIo,
         handle: &Handle,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
@@ -342,7 +343,7 @@ impl Watched {
 
     fn poll_read(
         &mut self,
-        tls: &mut TlsStream<Socket>,
+        tls: &mut TlsIo,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -385,7 +386,7 @@ impl Watched {
     /// end of the stream.
     fn read_through(
         &mut self,
-        tls: &mut TlsStream<Socket>,
+        tls: &mut TlsIo,
         handle: &Handle,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -411,7 +412,7 @@ impl Watched {
     /// Reads on while the beginning of a head waits in the stash.
     fn read_aside(
         &mut self,
-        tls: &mut TlsStream<Socket>,
+        tls: &mut TlsIo,
         handle: &Handle,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
@@ -474,7 +475,7 @@ impl Watched {
 }
 
 /// Waits for the end of the stream; nothing before it is wanted.
-fn poll_end(tls: &mut TlsStream<Socket>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_end(tls: &mut TlsIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     let mut space = [0; READ_ASIDE];
     loop {
         let mut aside = ReadBuf::new(&mut space);
@@ -510,9 +511,12 @@ impl AsyncWrite for GuardedIo {
             let mut left = written;
             for slice in bytes {
                 let length = left.min(slice.len());
-                counted
-                    .sent
-                    .follow(&slice[..length], |frame| counted.allowance.sent(frame));
+                counted.sent.follow(&slice[..length], |frame| {
+                    counted.allowance.sent(frame);
+                    if let Some(fault) = frame.reset().and_then(broken_rule) {
+                        this.handle.report_reset(fault);
+                    }
+                });
                 left -= length;
             }
         }
@@ -540,41 +544,23 @@ impl AsyncWrite for GuardedIo {
     }
 }
 
-/// A connection as a place to write to, for TLS.
-struct Writer<'a, 'b> {
-    socket: &'a mut Socket,
-    cx: &'a mut Context<'b>,
-}
-
-impl Writer<'_, '_> {
-    fn done(written: Poll<io::Result<usize>>) -> io::Result<usize> {
-        match written {
-            Poll::Ready(written) => written,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-impl io::Write for Writer<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Self::done(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        Self::done(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Drop for GuardedIo {
     fn drop(&mut self) {
         if self.handle.ends_with_reset() {
             // If it fails, the socket closes the ordinary way, and the peer may get what was sent before.
             let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
         }
+    }
+}
+
+/// What the peer did, if the HTTP/2 implementation resets a stream for it: then nobody else hears of the stream, or of
+/// its end. Resets of ours have other codes.
+fn broken_rule(code: u32) -> Option<Code> {
+    match h2::Reason::from(code) {
+        h2::Reason::PROTOCOL_ERROR | h2::Reason::FLOW_CONTROL_ERROR => Some(Code::MalformedRequest),
+        // More at a time than were allowed.
+        h2::Reason::REFUSED_STREAM => Some(Code::TooManyRequests),
+        _ => None,
     }
 }
 

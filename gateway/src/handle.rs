@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub(crate) struct Handle {
     of_certificate: OnceLock<Arc<AtomicUsize>>,
     /// Why the gateway ended the connection, if the peer gave it a reason.
     fault: OnceLock<Code>,
+    /// Why streams were reset, until the connection's task hears of it.
+    resets: Mutex<Vec<Code>>,
+    was_reset: AtomicBool,
     /// The connection's task.
     waker: AtomicWaker,
     gone: AtomicBool,
@@ -45,6 +48,8 @@ impl Handle {
             in_flight: AtomicUsize::new(0),
             of_certificate: OnceLock::new(),
             fault: OnceLock::new(),
+            resets: Mutex::default(),
+            was_reset: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             gone: AtomicBool::new(false),
             going: Notify::new(),
@@ -127,6 +132,25 @@ impl Handle {
     pub(crate) fn report_fault(&self, fault: Code) {
         // Only the first one counts.
         let _ = self.fault.set(fault);
+    }
+
+    /// A stream was reset for what the peer did.
+    pub(crate) fn report_reset(&self, fault: Code) {
+        self.resets().push(fault);
+        self.was_reset.store(true, Ordering::Release);
+    }
+
+    /// Why streams were reset since this was asked the last time.
+    pub(crate) fn take_resets(&self) -> Vec<Code> {
+        if !self.was_reset.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        self.was_reset.store(false, Ordering::Release);
+        std::mem::take(&mut *self.resets())
+    }
+
+    fn resets(&self) -> MutexGuard<'_, Vec<Code>> {
+        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts requests under way in `all`, too; said before the first one.

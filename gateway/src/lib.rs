@@ -47,6 +47,7 @@ mod shared;
 mod splice;
 mod status_table;
 pub mod tls;
+mod tls_io;
 mod trace;
 mod tunnel;
 mod turnstile;

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// Finds the frames in one direction of a connection, however its bytes were cut into reads.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    header: [u8; HEADER],
+    /// Of a reset, with its error code.
+    header: [u8; HEADER + CODE],
     filled: usize,
     /// Bytes until the next header.
     skip: usize,
@@ -19,13 +20,14 @@ pub(crate) struct Frame {
     pub(super) kind: u8,
     pub(super) flags: u8,
     pub(super) stream: u32,
+    code: u32,
 }
 
 impl Frames {
     /// From the client: the preface comes first.
     pub(crate) fn inbound() -> Self {
         Self {
-            header: [0; HEADER],
+            header: [0; HEADER + CODE],
             filled: 0,
             skip: PREFACE,
         }
@@ -48,16 +50,21 @@ impl Frames {
             if bytes.is_empty() {
                 return;
             }
-            let taken = (HEADER - self.filled).min(bytes.len());
+            let with_code = self.filled >= HEADER;
+            let whole = HEADER + if with_code { CODE } else { 0 };
+            let taken = (whole - self.filled).min(bytes.len());
             self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
             self.filled += taken;
             bytes = &bytes[taken..];
-            if self.filled < HEADER {
+            if self.filled < whole {
                 return;
             }
-            self.filled = 0;
             let frame = Frame::read(self.header);
-            self.skip = frame.length;
+            if frame.kind == RST_STREAM && frame.length == CODE && !with_code {
+                continue;
+            }
+            self.filled = 0;
+            self.skip = frame.length - (whole - HEADER);
             each(frame);
         }
     }
@@ -69,14 +76,20 @@ impl Frames {
 }
 
 impl Frame {
-    fn read(header: [u8; HEADER]) -> Self {
-        let [l2, l1, l0, kind, flags, s3, s2, s1, s0] = header;
+    fn read(header: [u8; HEADER + CODE]) -> Self {
+        let [l2, l1, l0, kind, flags, s3, s2, s1, s0, code @ ..] = header;
         Self {
             length: usize::from(l2) << 16 | usize::from(l1) << 8 | usize::from(l0),
             kind,
             flags,
             stream: u32::from_be_bytes([s3 & 0x7f, s2, s1, s0]),
+            code: u32::from_be_bytes(code),
         }
+    }
+
+    /// The error code of a stream's reset.
+    pub(crate) fn reset(self) -> Option<u32> {
+        (self.kind == RST_STREAM && self.length == CODE).then_some(self.code)
     }
 
     /// Whether it sets something, and does not only acknowledge that.
@@ -169,6 +182,8 @@ impl Allowance {
 }
 
 const HEADER: usize = 9;
+/// Of RST_STREAM, which has nothing else.
+const CODE: usize = 4;
 const PREFACE: usize = 24;
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -211,17 +226,33 @@ mod tests {
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         for (length, kind) in [(0, SETTINGS), (8, 6), (200, DATA), (5, HEADERS)] {
             bytes.extend(frame(length, kind, 0));
+            bytes.extend([0, 0, 4, RST_STREAM, 0, 0, 0, 0, 3, 0, 0, 1, length as u8]);
         }
+        // No reset has another length.
+        bytes.extend(frame(5, RST_STREAM, 0));
         for size in 1..bytes.len() {
             let (mut frames, mut found) = (Frames::inbound(), Vec::new());
+            let mut codes = Vec::new();
             for cut in bytes.chunks(size) {
-                frames.follow(cut, |frame| found.push((frame.length, frame.kind)));
+                frames.follow(cut, |frame| {
+                    codes.extend(frame.reset());
+                    if frame.reset().is_none() {
+                        found.push((frame.length, frame.kind));
+                    }
+                });
             }
             assert_eq!(
                 found,
-                [(0, SETTINGS), (8, 6), (200, DATA), (5, HEADERS)],
+                [
+                    (0, SETTINGS),
+                    (8, 6),
+                    (200, DATA),
+                    (5, HEADERS),
+                    (5, RST_STREAM)
+                ],
                 "cut every {size} bytes"
             );
+            assert_eq!(codes, [256, 264, 456, 261], "cut every {size} bytes");
             assert!(frames.is_between());
         }
     }
@@ -254,8 +285,8 @@ mod tests {
 
     #[test]
     fn answers_and_time_give_more() {
-        let ping = Frame::read([0, 0, 8, 6, 0, 0, 0, 0, 0]);
-        let answer = Frame::read([0, 0, 8, HEADERS, 0, 0, 0, 0, 1]);
+        let ping = Frame::read([0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let answer = Frame::read([0, 0, 8, HEADERS, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
         let mut allowance = Allowance::new();
         for _ in 0..100_000 {
             allowance.sent(answer);

@@ -28,6 +28,7 @@ pub(crate) mod request_head;
 pub(crate) mod route;
 pub(crate) mod route_policy;
 pub(crate) mod tcp_route;
+pub(crate) mod tls_overhead;
 pub(crate) mod trace_context;
 pub(crate) mod upstream;
 pub(crate) mod upstream_address;

@@ -314,6 +314,12 @@ pub(crate) struct ResponseBody {
     idle: Idle,
 }
 
+/// An upstream broke its answer off: why, for people. Its own error would tell HTTP/2 the reason of a reset, which would
+/// be the device's, too, as if it had broken a rule itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BrokenOff(String);
+
 impl ResponseBody {
     pub(crate) fn new(incoming: Incoming, lease: Lease, upload: Rc<Upload>) -> Self {
         Self {
@@ -351,7 +357,7 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => {
                 self.lease = None;
-                Some(Err(error.into()))
+                Some(Err(BrokenOff(error.to_string()).into()))
             }
             Some(Ok(frame)) => Some(clean_frame(frame, |trailers| {
                 clean_response_trailers(trailers);

@@ -261,6 +261,22 @@ impl HandMade {
         self.tcp.write_all(&record).is_ok()
     }
 
+    /// So many KeyUpdates, each with an empty record after it, to be sent at once.
+    pub(crate) fn key_updates_and_nothing(&mut self, rounds: usize) -> Vec<u8> {
+        let mut records = Vec::new();
+        for _ in 0..rounds {
+            records.extend(self.write.seal(HANDSHAKE, &message(KEY_UPDATE, &[0])));
+            self.write = self.write.next();
+            records.extend(self.write.seal(APPLICATION_DATA, b""));
+        }
+        records
+    }
+
+    /// Sends records that are ready. What the peer does not want any more is lost.
+    pub(crate) fn send_raw(&mut self, records: &[u8]) {
+        let _ = self.tcp.write_all(records);
+    }
+
     pub(crate) fn request(&mut self, host: &str) {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         self.send_record(APPLICATION_DATA, request.as_bytes());

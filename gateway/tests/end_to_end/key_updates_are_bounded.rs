@@ -1,10 +1,12 @@
 //! What a client may do forever after its handshake costs the gateway nothing that grows.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use gateway::Outcome;
 use gateway::tls::HandshakeFault;
+use gateway::{Code, Outcome};
 
+use crate::client::Client;
 use crate::hand_made_tls::{APPLICATION_DATA, End, HANDSHAKE, HandMade, Hello, message};
 use crate::rig::Rig;
 
@@ -41,18 +43,75 @@ async fn ten_thousand_in_a_row_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_updates_nor_empty_records_pile_up_answers() {
+async fn whatever_stands_between_them_if_it_says_nothing() {
     let mut rig = Rig::start().await;
     let device = rig.device("a", 1).await;
-    let mut client = authenticated(&rig, &device);
     // An empty record makes the library's count begin anew; still each answer waits for the one before.
-    for round in 0..10_000 {
+    let mut client = authenticated(&rig, &device);
+    for round in 0..1_000 {
         assert!(client.key_update(true), "round {round}");
         client.send_record(APPLICATION_DATA, b"");
     }
     client.request("api.test");
     assert_eq!(client.end(), End::Answer("200".into()));
     assert!(client.key_updates <= 1, "{}", client.key_updates);
+    assert_eq!(rig.next_outcome().await, Outcome::Forwarded);
+    // It does not make ours begin anew.
+    let mut client = authenticated(&rig, &device);
+    for _ in 0..4_000 {
+        let _ = client.key_update(true);
+        client.send_record(APPLICATION_DATA, b"");
+    }
+    client.request("api.test");
+    assert_eq!(client.end(), End::Closed);
+    assert!(client.key_updates <= 1, "{}", client.key_updates);
+    let expected = Outcome::Refused(Code::TooManyFrames);
+    assert_eq!(rig.next_outcome().await, expected);
+    // Who says something in between may go on.
+    let mut client = authenticated(&rig, &device);
+    for _ in 0..4_000 {
+        client.request("api.test");
+        assert!(client.key_update(false));
+        assert_eq!(client.end(), End::Answer("200".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_waits_for_them() {
+    const ROUNDS: usize = 20_000;
+    let mut rig = Rig::start().await;
+    let device = rig.device("a", 1).await;
+    let other = rig.device("b", 2).await;
+    let floods: Vec<_> = (0..16)
+        .map(|_| {
+            let mut client = authenticated(&rig, &device);
+            let records = client.key_updates_and_nothing(ROUNDS);
+            (client, records)
+        })
+        .collect();
+    let mut honest = Client::connect(&rig, &other).await;
+    assert_eq!(honest.get("/", "").await.status(), 200);
+    let floods: Vec<_> = (floods.into_iter())
+        .map(|(mut client, records)| {
+            std::thread::spawn(move || {
+                client.send_raw(&records);
+                client.end()
+            })
+        })
+        .collect();
+    let mut waits = Vec::new();
+    while waits.len() < 100 || !floods.iter().all(JoinHandle::is_finished) {
+        let started = Instant::now();
+        assert_eq!(honest.get("/", "").await.status(), 200);
+        waits.push(started.elapsed());
+    }
+    for flood in floods {
+        assert_eq!(flood.join().expect("no panic"), End::Closed);
+    }
+    waits.sort_unstable();
+    let worst = waits[waits.len() * 99 / 100];
+    println!("figure: p99 of requests beside floods of key updates: {worst:?}");
+    assert!(worst < Duration::from_millis(250), "{worst:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
