@@ -9,7 +9,7 @@ use crate::identity_names::{FAMILIES, NAMES, Name, judge, preset};
 use crate::session::{DEVICE, Lane};
 
 /// Every name of the list, and of every family a few members.
-fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let members = FAMILIES.iter().flat_map(|family| {
         let family = family.trim_end_matches('-');
         ["-id", "-x-y"].map(|member| format!("{family}{member}"))
@@ -35,7 +35,7 @@ fn alike(name: &str) -> Vec<String> {
 }
 
 /// Spellings that some server takes for the name.
-fn disguised(name: &str) -> Vec<String> {
+pub(crate) fn disguised(name: &str) -> Vec<String> {
     let mut last = name.to_owned();
     if let Some(at) = name.rfind('-') {
         last.replace_range(at..=at, "_");

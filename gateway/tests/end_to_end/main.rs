@@ -15,6 +15,7 @@ mod echo;
 mod events_arrive_at_once;
 mod exchanges_are_told;
 mod floods_are_ended;
+mod floods_of_calls;
 mod foreign_devices;
 mod forged_identity;
 mod frames;
@@ -26,6 +27,7 @@ mod hand_made_tls;
 mod handshakes;
 mod hostile;
 mod hostile_http2_upstreams;
+mod hostile_streams;
 /// The list itself, so that a test cannot fall behind it.
 #[path = "../../src/pure/identity_names.rs"]
 mod identity_names;

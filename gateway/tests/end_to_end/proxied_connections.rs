@@ -15,7 +15,7 @@ use crate::client::{Client, Verdict, config, verdict};
 use crate::rig::Rig;
 
 /// A header for TCP over IPv4, from 192.0.2.7:4242.
-fn header(command: u8, family: u8, more: &[u8]) -> Vec<u8> {
+pub(crate) fn header(command: u8, family: u8, more: &[u8]) -> Vec<u8> {
     let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     let body = [
         &[192, 0, 2, 7, 198, 51, 100, 1, 0x10, 0x92, 0x20, 0xfb],

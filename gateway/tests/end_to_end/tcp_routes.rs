@@ -18,9 +18,15 @@ const SOON: Duration = Duration::from_secs(5);
 /// A rig whose `mqtt.test` leads to the returned listener, after an upstream that nobody is behind.
 async fn rig(announce: bool) -> (Rig, TcpListener) {
     let rig = Rig::start().await;
-    let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    publish(&rig, &broker, announce);
+    let broker = broker(&rig, announce).await;
     (rig, broker)
+}
+
+/// Where `mqtt.test` of this rig leads to.
+pub(crate) async fn broker(rig: &Rig, announce: bool) -> TcpListener {
+    let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    publish(rig, &broker, announce);
+    broker
 }
 
 fn publish(rig: &Rig, broker: &TcpListener, announce: bool) {
@@ -38,14 +44,17 @@ fn publish(rig: &Rig, broker: &TcpListener, announce: bool) {
     rig.gateway.publish(snapshot);
 }
 
-async fn connect(rig: &Rig, device: &Identity) -> tokio_rustls::client::TlsStream<TcpStream> {
+pub(crate) async fn connect(
+    rig: &Rig,
+    device: &Identity,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let config = config(rig, Some(device), "mqtt");
     handshake(rig, config, "MQTT.test")
         .await
         .expect("a handshake")
 }
 
-async fn accept(broker: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(broker: &TcpListener) -> TcpStream {
     timeout(SOON, broker.accept())
         .await
         .expect("a stream")

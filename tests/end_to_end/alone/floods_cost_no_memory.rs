@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
 
-use super::honest::Honest;
+use super::honest::{Honest, beside};
 use super::process::{descriptors, memory, peak, settle};
 use super::raw_http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Ending, GET, HEADERS, INITIAL_WINDOW_SIZE, PING,
@@ -47,6 +47,9 @@ async fn of_every_kind() {
         times: frames,
     };
     let post = frame(HEADERS, END_HEADERS, 1, &head(POST, "localhost", "/hang"));
+    let mut call = head(POST, "localhost", "/hang");
+    // content-type, by its index in HPACK's table.
+    call.extend(b"\x0f\x10\x10application/grpc");
     let streams = |end: &dyn Fn(u32) -> Vec<u8>| Flood {
         begin: vec![],
         bytes: (0..count(5_000, 50_000) as u32)
@@ -84,12 +87,53 @@ async fn of_every_kind() {
             "made you reset",
             streams(&|stream| window_update(stream, 0)),
         ),
+        (
+            "calls taken back",
+            Flood {
+                bytes: (0..count(5_000, 50_000) as u32)
+                    .flat_map(|number| {
+                        let stream = 2 * number + 1;
+                        let begun = frame(HEADERS, END_HEADERS, stream, &call);
+                        [begun, frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+                    })
+                    .collect(),
+                times: 1,
+                begin: vec![],
+            },
+        ),
+        (
+            "trailers of a call without end",
+            Flood {
+                begin: [
+                    frame(HEADERS, END_HEADERS, 1, &call),
+                    frame(HEADERS, END_STREAM, 1, b"\x00\x01a\x01b"),
+                ]
+                .concat(),
+                ..each(frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b"))
+            },
+        ),
+        (
+            "messages that are declared and not sent",
+            Flood {
+                bytes: (0..100)
+                    .flat_map(|number| {
+                        let stream = 2 * number + 1;
+                        let begun = frame(HEADERS, END_HEADERS, stream, &call);
+                        [begun, frame(DATA, 0, stream, b"\0\xff\xff\xff\xffa")].concat()
+                    })
+                    .chain(frame(PING, 0, 0, &[7; 8]).repeat(10_000))
+                    .collect(),
+                times: 1,
+                begin: vec![],
+            },
+        ),
     ] {
         let mut running = JoinSet::new();
         for _ in 0..10 {
             running.spawn(run(server.gateway(), tls.clone(), flood.clone()));
         }
-        let (highest, endings) = peak(&server, running.join_all()).await;
+        let flooded = beside(&mut honest, what, running.join_all());
+        let (highest, endings) = peak(&server, flooded).await;
         let goaways = (endings.iter())
             .filter(|ending| matches!(ending, Ending::Goaway(_)))
             .count();
@@ -99,7 +143,6 @@ async fn of_every_kind() {
         );
         assert!(!endings.contains(&Ending::Open), "{what}: {endings:?}");
         assert!(highest < before.0 + BOUND, "{what}: {highest} KiB");
-        honest.times(2).await;
     }
     settle(&server, before.1, Duration::from_secs(10)).await;
 

@@ -1,5 +1,6 @@
 //! A device that does nothing wrong, and how long it waits.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -65,6 +66,28 @@ impl Honest {
         }
         waits
     }
+}
+
+/// What `flood` comes to, while the device goes on asking and hardly has to wait.
+pub async fn beside<T>(honest: &mut Honest, what: &str, flood: impl Future<Output = T>) -> T {
+    let ended = Cell::new(false);
+    let mut waits = Waits::default();
+    let flood = async {
+        let came = flood.await;
+        ended.set(true);
+        came
+    };
+    // Enough for a percentile, though the flood may be over before; less often than a device may.
+    let asking = async {
+        while !ended.get() || waits.kept.len() < 100 {
+            honest.once(&mut waits).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (came, ()) = tokio::join!(flood, asking);
+    let worst = waits.report(&format!("beside {what}"));
+    assert!(worst < Duration::from_millis(250), "{what}: {worst:?}");
+    came
 }
 
 async fn ask(tls: &mut TlsStream<TcpStream>) -> std::io::Result<()> {

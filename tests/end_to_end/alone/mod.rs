@@ -17,6 +17,7 @@ mod a_restart_refuses_nobody;
 mod a_terminated_server_cuts_no_answer_short;
 mod an_answer_leaves_after_the_sync;
 mod broken_handshakes_leave_nothing_behind;
+mod floods_at_tcp_routes_cost_no_memory;
 mod floods_cost_no_memory;
 mod handshakes_in_vain_do_not_starve_devices;
 mod memory_comes_back;
