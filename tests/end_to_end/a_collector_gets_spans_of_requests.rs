@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,62 @@ impl Collector {
 }
 
 impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A collector that others wrote, which tells its log what it was sent.
+struct Rotel {
+    child: Child,
+    log: PathBuf,
+    port: u16,
+}
+
+impl Rotel {
+    fn start(folder: &Path) -> Self {
+        let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/lib");
+        let program = fs::read_dir(libraries)
+            .expect("tests/peers/install installs it")
+            .map(|version| {
+                let packages = version.unwrap().path().join("site-packages");
+                packages.join("rotel/rotel-agent")
+            })
+            .find(|program| program.exists());
+        let free_port = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let (port, another) = (free_port(), free_port());
+        let log = folder.join("rotel.log");
+        let child = Command::new(program.expect("tests/peers/install installs it"))
+            .args(["start", "--exporter", "blackhole"])
+            .args(["--debug-log", "traces", "--debug-log-verbosity", "detailed"])
+            .args(["--otlp-http-endpoint", &format!("127.0.0.1:{port}")])
+            .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{another}")])
+            .arg("--pid-file")
+            .arg(folder.join("rotel.pid"))
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let rotel = Self { child, log, port };
+        eventually(Duration::from_secs(10), "the collector listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        rotel
+    }
+
+    /// What it was told, span by span.
+    fn spans(&self) -> Vec<String> {
+        let told = fs::read_to_string(&self.log).unwrap();
+        told.split("Span #").skip(1).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Rotel {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -196,6 +252,55 @@ async fn with_the_gateways_span_between_the_devices_and_the_upstreams() {
         span["span"].as_str().unwrap(),
     );
     assert_eq!(sent, format!("00-{trace}-{span}-03"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wrote_the_collector() {
+    let folder = tempfile::tempdir().unwrap();
+    let rotel = Rotel::start(folder.path());
+    let scene = Scene::start(&format!("otlp = 'http://127.0.0.1:{}'", rotel.port)).await;
+    let traceparent = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    let sent = scene.ask("/v1/x", &["--header", &traceparent]).unwrap();
+    scene.ask("/nowhere", &[]);
+    eventually(Duration::from_secs(10), "two spans", || {
+        rotel.spans().len() == 2
+    });
+    let spans = rotel.spans();
+    let ours = sent.split('-').nth(2).unwrap();
+    for line in [
+        &format!("    Trace ID       : {TRACE}"),
+        &format!("    Parent ID      : {PARENT}"),
+        &format!("    ID             : {ours}"),
+        "    Name           : GET /v1/",
+        "    Kind           : SPAN_KIND_SERVER",
+        "    Status code    : STATUS_CODE_UNSET",
+        "     -> http.response.status_code: Int(200)",
+        "     -> url.path: Str(/v1/x)",
+        "     -> keybound.device: Str(a)",
+    ] {
+        assert!(
+            spans[0].lines().any(|told| told == line),
+            "{line:?} in {}",
+            spans[0]
+        );
+    }
+    let time = |name: &str| {
+        let line = spans[0].lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let (began, ended) = (time("Start time: "), time("End time: "));
+    assert!(
+        began > 1_700_000_000_000_000_000 && began < ended,
+        "{}",
+        spans[0]
+    );
+    assert!(
+        spans[1].contains("keybound.outcome: Str(no-route)"),
+        "{}",
+        spans[1]
+    );
+    assert_eq!(scene.metric("keybound_spans_lost_total"), 0);
+    scene.server.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
