@@ -91,6 +91,8 @@ impl Scene {
         for arguments in [
             &["device", "revoke", "device"][..],
             &["token", "new", "--device", "another"],
+            // It would change nothing.
+            &["device", "suspend", "nobody"],
         ] {
             let output = self.server.keybound(arguments);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}");
@@ -246,6 +248,54 @@ fn and_after_one_failed_sync_the_registry_is_read_again_before_it_is_believed() 
     alter(
         "UPDATE journal SET subject = rtrim(subject, '-') WHERE seq = (SELECT max(seq) FROM journal)",
     );
+    scene.recovers(&key, &token);
+    scene.ends();
+}
+
+#[test]
+fn and_a_registry_that_lost_what_was_answered_is_not_taken_for_it() {
+    let scene = Scene::new(Server::start(Setup::default()));
+    let folder = scene.server.path("data").join("ca");
+    // Whole, and older than what is answered next.
+    let older = scene.server.path("older.sqlite");
+    registry(&scene.server.path("data"))
+        .execute("VACUUM INTO ?1", [older.to_str().unwrap()])
+        .unwrap();
+    let key = Key::new("new");
+    let token = scene.target.token("new").unwrap();
+    let strace = Strace::attach(&scene.server, &["trace=fsync", "inject=fsync:error=EIO"]);
+    let reply = scene.target.est(&key, Right::Token(&token)).unwrap();
+    assert_eq!(reply.code(), "unavailable");
+    // Nobody has it open to write while the disk fails; who reads goes on with what is moved away.
+    let aside = scene.server.path("aside");
+    std::fs::create_dir(&aside).unwrap();
+    let parts = [
+        "registry.sqlite",
+        "registry.sqlite-wal",
+        "registry.sqlite-shm",
+    ];
+    for part in parts {
+        let _ = std::fs::rename(folder.join(part), aside.join(part));
+    }
+    std::fs::copy(&older, folder.join(parts[0])).unwrap();
+    strace.end();
+    std::thread::sleep(Duration::from_millis(2500));
+    for (key, right) in [
+        (&key, Right::Token(&token)),
+        (
+            &Key::new("device"),
+            Right::Certificate(&scene.device, &scene.certificate),
+        ),
+    ] {
+        let reply = scene.target.est(key, right).unwrap();
+        assert_eq!((reply.status, reply.code()), (503, "unavailable".into()));
+    }
+    assert_eq!(scene.metric("registry_writable"), 0);
+    scene.serves();
+    for part in parts {
+        let _ = std::fs::remove_file(folder.join(part));
+        let _ = std::fs::rename(aside.join(part), folder.join(part));
+    }
     scene.recovers(&key, &token);
     scene.ends();
 }
