@@ -1,6 +1,6 @@
 //! A connection's TLS, whatever is spoken over it: what a peer sends that brings nothing is bounded.
 
-use std::io;
+use std::io::{self, BufRead as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +20,8 @@ pub(crate) struct TlsIo {
     tls: TlsStream<Socket>,
     handle: Arc<Handle>,
     overhead: Overhead,
+    /// What reading failed with after something had been read.
+    error: Option<io::Error>,
 }
 
 impl TlsIo {
@@ -28,6 +30,7 @@ impl TlsIo {
             tls,
             handle,
             overhead: Overhead::default(),
+            error: None,
         }
     }
 
@@ -39,14 +42,40 @@ impl TlsIo {
         self.tls.get_mut()
     }
 
-    /// Receives until there is something to be read, or nothing more comes for now; at the end of it, too.
-    fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Reads what is there as one piece; nothing at the end of the stream. The TLS library's own reading would receive more
+    /// until the reader has no room, and count none of it.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let waits = self.receive(cx)?;
+        let session = self.tls.get_mut().1;
+        match session.reader().into_first_chunk() {
+            Ok(chunk) => {
+                let length = chunk.len().min(buf.remaining());
+                buf.put_slice(&chunk[..length]);
+                session.reader().consume(length);
+                Poll::Ready(Ok(length))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !waits {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Receives until there is something to be read, or nothing more comes for now: then it is true.
+    fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let (socket, session) = self.tls.get_mut();
         while session.wants_read() {
             let received = match session.read_tls(&mut Below { socket, cx }) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(false),
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             };
             let readable = match session.process_new_packets() {
@@ -62,7 +91,7 @@ impl TlsIo {
                 return Err(io::ErrorKind::InvalidData.into());
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -73,9 +102,25 @@ impl AsyncRead for TlsIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.receive(cx)?;
-        // What was received, or that there is nothing, or no more.
-        Pin::new(&mut this.tls).poll_read(cx, buf)
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        let start = buf.filled().len();
+        while buf.remaining() > 0 {
+            match this.poll_piece(cx, buf) {
+                Poll::Ready(Ok(0)) => break,
+                Poll::Ready(Ok(_)) => {}
+                // What was read comes first.
+                Poll::Ready(Err(error)) if buf.filled().len() > start => {
+                    this.error = Some(error);
+                    break;
+                }
+                Poll::Pending if buf.filled().len() > start => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
