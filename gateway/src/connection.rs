@@ -250,6 +250,8 @@ async fn serve_http1(connection: Rc<Connection>, mut io: GuardedIo, mut lifetime
             Waited::More => {}
             Waited::Cut => break (None, read_ahead),
             Waited::Over => break (Some(Ok(())), read_ahead),
+            // Nobody waits for an answer.
+            Waited::Broken => return,
         }
     };
     let tunnel = connection.tunnel.borrow_mut().take();
@@ -324,6 +326,7 @@ enum Waited {
     More,
     Cut,
     Over,
+    Broken,
 }
 
 /// Speaks HTTP/1.1 until the connection is cut or ends, or nothing has been on its way for a while. With what was read and
@@ -413,8 +416,12 @@ async fn wait(io: &mut GuardedIo, handle: &Handle, lifetime: &mut Lifetime) -> W
         }
         match io.poll_wait(cx) {
             Poll::Ready(Ok(true)) => return Poll::Ready(Waited::More),
-            // Whatever happened to it, nobody waits for an answer.
-            Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Waited::Over),
+            Poll::Ready(Ok(false)) => return Poll::Ready(Waited::Over),
+            Poll::Ready(Err(_)) if handle.is_cut() => return Poll::Ready(Waited::Cut),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "connection ended");
+                return Poll::Ready(Waited::Broken);
+            }
             Poll::Pending => {}
         }
         if let Some(waiting) = &mut first_request

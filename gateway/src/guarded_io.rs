@@ -502,8 +502,8 @@ impl AsyncWrite for GuardedIo {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
         this.calm.wrote(false);
+        ready!(this.poll_drain(cx))?;
         let written = ready!(Pin::new(&mut this.tls).poll_write_vectored(cx, bytes))?;
         this.carried.sent += written as u64;
         this.traffic.sent.inc_by(written as u64);

@@ -29,6 +29,12 @@ impl Lately {
         let mark = self.hasher.hash_one((index.0, address, now.0 / MINUTE)) | 1;
         self.marks[place].swap(mark, Ordering::Relaxed) != mark
     }
+
+    /// Takes a note back that came to nothing.
+    pub(crate) fn forget(&self, index: Index) {
+        let place = self.hasher.hash_one(index.0) as usize % PLACES;
+        self.marks[place].store(0, Ordering::Relaxed);
+    }
 }
 
 const PLACES: usize = 1 << 16;
@@ -47,6 +53,8 @@ mod tests {
         assert!(note(7, [10, 0, 0, 1], 60));
         assert!(!note(7, [10, 0, 0, 1], 119));
         assert!(note(7, [10, 0, 0, 1], 120));
+        assert!(note(7, [10, 0, 0, 2], 120));
+        lately.forget(Index(7));
         assert!(note(7, [10, 0, 0, 2], 120));
         assert!(note(8, [10, 0, 0, 2], 120));
     }

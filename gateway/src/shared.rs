@@ -119,7 +119,9 @@ impl Shared {
 
     /// Hands on a sighting; one that finds no room is counted.
     pub(crate) fn sight(&self, sighting: Sighting) {
+        let index = sighting.index;
         if self.sightings.try_send(sighting).is_err() {
+            self.lately.forget(index);
             self.metrics.sightings_dropped.inc();
         }
     }

@@ -74,7 +74,7 @@ pub(crate) fn ending<T>(handle: &Handle, copied: Option<&std::io::Result<T>>) ->
 pub(crate) async fn serve(
     connection: &Connection,
     io: GuardedIo,
-    lifetime: Lifetime,
+    mut lifetime: Lifetime,
     route: &TcpRoute,
     view: &View,
     agreed: Agreed,
@@ -89,7 +89,13 @@ pub(crate) async fn serve(
     let outcome = match authorize_stream(&connection.peer, route, view, standing, now) {
         Ok(permit) => {
             sight(connection, permit.device(), standing.status, now);
-            open(connection, &permit, &agreed, unique_id.as_bytes()).await
+            let mut opening = pin!(open(connection, &permit, &agreed, unique_id.as_bytes()));
+            // While an upstream lets one wait, the device may be revoked.
+            std::future::poll_fn(|cx| match lifetime.turn(cx) {
+                Turn::End => Poll::Ready(Err(Refusal::Cut)),
+                Turn::Finish | Turn::Go => opening.as_mut().poll(cx),
+            })
+            .await
         }
         Err(denial) => Err(Refusal::Denied(denial)),
     };

@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, yield_now};
+use tokio::time::timeout;
 
 /// Of one worker.
 #[derive(Debug, Default)]
@@ -53,40 +55,51 @@ impl Turnstile {
         .await
     }
 
-    /// Waits while as many handshakes as are sensible wait for the processor. Those that wait for their peers do not count.
+    /// Waits a moment while as many handshakes as are sensible wait for the processor. Those that wait for their peers do not
+    /// count. No longer than that: who sends its handshake byte by byte waits again for each, and must not keep all others out.
     pub(crate) async fn has_room(&self) {
-        while self.waiting.borrow().len() >= MOST_WAITING {
-            self.left.notified().await;
-        }
+        let room = async {
+            while self.waiting.borrow().len() >= MOST_WAITING {
+                self.left.notified().await;
+            }
+        };
+        // Then there is one too many.
+        let _ = timeout(PATIENCE, room).await;
     }
 
     /// Gives one turn after the other, as long as there is somebody to take it.
     async fn turn(self: Rc<Self>) {
         loop {
+            let began = Instant::now();
             // Comes back when the sockets have been looked at and everything that was ready has run.
             yield_now().await;
-            let next = self.waiting.borrow_mut().pop_front();
-            let Some(next) = next else {
-                break;
-            };
-            self.left.notify_one();
-            // Of a handshake that was given up, nobody wakes.
-            if let Some(waker) = next.waker.take() {
-                next.has_turn.set(true);
-                waker.wake();
+            // If that took long, one turn would be less than their share.
+            let turns = 1 + began.elapsed().as_micros() / PER_TURN.as_micros();
+            for _ in 0..turns {
+                let next = self.waiting.borrow_mut().pop_front();
+                let Some(next) = next else {
+                    self.is_taken.set(false);
+                    return;
+                };
+                self.left.notify_one();
+                // Of a handshake that was given up, nobody wakes.
+                if let Some(waker) = next.waker.take() {
+                    next.has_turn.set(true);
+                    waker.wake();
+                }
             }
         }
-        self.is_taken.set(false);
     }
 }
 
 /// What is accepted beyond that would wait here rather than in the kernel, for which both sides would have paid.
 const MOST_WAITING: usize = 32;
+/// A step takes a fifth of it: a sixth of the processor is for handshakes, whatever else there is to do.
+const PER_TURN: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::task::LocalSet;
     use tokio::time::sleep;
 
@@ -159,5 +172,17 @@ mod tests {
                 turnstile.has_room().await;
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn nobody_is_kept_out_by_those_who_wait_again_and_again() {
+        let turnstile = Turnstile::new();
+        turnstile
+            .waiting
+            .borrow_mut()
+            .extend((0..MOST_WAITING).map(|_| Rc::default()));
+        let began = Instant::now();
+        turnstile.has_room().await;
+        assert!(began.elapsed() < PATIENCE * 20);
     }
 }

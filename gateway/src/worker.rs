@@ -121,6 +121,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
             drop(open);
         });
+        // It takes its place before the next one is accepted.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::chain_cache::{ChainCache, ChainKey, Issuer};
 use super::fault::HandshakeFault;
-use super::handshakes::Handshakes;
+use super::handshakes::{Handshakes, Place};
 use super::socket::Socket;
 use super::verifier::Verifier;
 use super::{LINGER, discard};
@@ -198,7 +198,7 @@ impl Acceptor {
     pub async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeFault> {
         let place = self.handshakes.enter();
         // Boxed, so that connections do not carry the room for it all their lives.
-        let handshake = Box::pin(self.handshake(tcp));
+        let handshake = Box::pin(self.handshake(tcp, &place));
         let outcome = tokio::select! {
             biased;
             outcome = tokio::time::timeout(self.deadline, handshake) => outcome,
@@ -242,6 +242,7 @@ impl Acceptor {
     async fn handshake(
         &self,
         tcp: TcpStream,
+        place: &Place<'_>,
     ) -> Result<(TlsStream<Socket>, Arc<Configs>, Clients), (HandshakeFault, Option<TcpStream>)>
     {
         let mut hello = pin!(LazyConfigAcceptor::new(
@@ -257,6 +258,7 @@ impl Acceptor {
                 ));
             }
         };
+        place.begin();
         let configs = self.configs.load_full();
         let hello = start.client_hello();
         let (suited, clients) = configs.choose(hello.server_name());

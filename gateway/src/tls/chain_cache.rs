@@ -101,7 +101,7 @@ impl std::fmt::Debug for ChainCache {
 }
 
 const SHARDS: usize = 16;
-/// Both generations of all shards together remember 524,288 devices, in some 40 MB.
+/// Both generations of all shards together remember 524,288 devices, in some 50 MB.
 const ROOM: usize = 16 * 1024;
 
 #[cfg(test)]

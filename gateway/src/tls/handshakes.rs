@@ -16,8 +16,13 @@ pub(super) struct Handshakes {
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
-    displace: BTreeMap<u64, (Instant, Arc<Notify>)>,
+    /// Those of which no whole ClientHello came: nothing was done for them, so they make room first.
+    silent: BTreeMap<u64, Waiter>,
+    begun: BTreeMap<u64, Waiter>,
 }
+
+/// Since when, and how it hears that it has to make room.
+type Waiter = (Instant, Arc<Notify>);
 
 /// A running handshake's place in the budget, given back when it is dropped.
 #[derive(Debug)]
@@ -39,8 +44,9 @@ impl Handshakes {
     pub(super) fn enter(&self) -> Place<'_> {
         let displaced = Arc::new(Notify::new());
         let mut running = self.running();
-        while running.displace.len() >= self.limit {
-            if let Some((_, (_, oldest))) = running.displace.pop_first() {
+        while running.count() >= self.limit {
+            let silent = running.silent.pop_first();
+            if let Some((_, (_, oldest))) = silent.or_else(|| running.begun.pop_first()) {
                 oldest.notify_one();
             }
         }
@@ -48,7 +54,7 @@ impl Handshakes {
         running.next += 1;
         let began = Instant::now();
         running
-            .displace
+            .silent
             .insert(number, (began, Arc::clone(&displaced)));
         drop(running);
         Place {
@@ -68,9 +74,10 @@ impl Handshakes {
 
     fn oldest_is_young(&self) -> bool {
         let running = self.running();
-        let oldest = running.displace.first_key_value();
-        running.displace.len() >= self.limit
-            && oldest.is_some_and(|(_, (began, _))| began.elapsed() < SAFE_FOR)
+        let oldest = running.begun.first_key_value();
+        running.count() >= self.limit
+            && running.silent.is_empty()
+            && oldest.is_some_and(|(_, (since, _))| since.elapsed() < SAFE_FOR)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -78,7 +85,21 @@ impl Handshakes {
     }
 }
 
+impl Running {
+    fn count(&self) -> usize {
+        self.silent.len() + self.begun.len()
+    }
+}
+
 impl Place<'_> {
+    /// Notes that a whole ClientHello came.
+    pub(super) fn begin(&self) {
+        let mut running = self.handshakes.running();
+        if let Some(one) = running.silent.remove(&self.number) {
+            running.begun.insert(self.number, one);
+        }
+    }
+
     /// Waits until the place is needed by a newer handshake.
     pub(super) async fn displaced(&self) {
         self.displaced.notified().await;
@@ -87,7 +108,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.handshakes.running().displace.remove(&self.number);
+        let mut running = self.handshakes.running();
+        running.silent.remove(&self.number);
+        running.begun.remove(&self.number);
     }
 }
 
@@ -120,12 +143,19 @@ mod tests {
         let handshakes = Handshakes::new(2);
         let first = handshakes.enter();
         assert!(handshakes.room().now_or_never().is_some());
-        let _second = handshakes.enter();
+        let second = handshakes.enter();
+        first.begin();
+        assert!(handshakes.room().now_or_never().is_some(), "one is silent");
+        second.begin();
         let began = Instant::now();
         assert!(handshakes.room().now_or_never().is_none());
         handshakes.room().await;
         assert!(began.elapsed() > SAFE_FOR / 2);
-        let _third = handshakes.enter();
+        let third = handshakes.enter();
         assert!(first.displaced().now_or_never().is_some());
+        // The newest, but nothing was done for it.
+        let _fourth = handshakes.enter();
+        assert!(third.displaced().now_or_never().is_some());
+        assert!(second.displaced().now_or_never().is_none());
     }
 }

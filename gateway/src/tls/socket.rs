@@ -102,8 +102,8 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Two records of the greatest length.
-const AT_ONCE: usize = 32 * 1024;
+/// A record of the greatest length.
+const AT_ONCE: usize = 17 * 1024;
 
 #[cfg(test)]
 mod tests {

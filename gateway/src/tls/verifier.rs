@@ -60,11 +60,18 @@ impl Verifier {
         if issuer == Issuer::Ours {
             self.check_kind(end_entity)?;
         }
-        // A CA between them may expire.
-        if path.intermediate.is_none() {
+        // A CA between them may expire. And with anything beside it, one certificate could take the place of all others.
+        if path.intermediate.is_none() && intermediates.iter().all(|one| self.is_anchor(one)) {
             self.proven.keep(key, issuer);
         }
         Ok(())
+    }
+
+    fn is_anchor(&self, certificate: &CertificateDer<'_>) -> bool {
+        let is_among = |anchors: &Anchors| {
+            (0..anchors.len()).any(|position| anchors.certificate(position) == Some(certificate))
+        };
+        is_among(&self.anchors) || self.foreign.as_ref().is_some_and(is_among)
     }
 
     /// Whether a certificate of ours is of an accepted kind. Whom one of others names is for the rule of its anchor to
@@ -283,6 +290,9 @@ mod tests {
                     assert_eq!(verifier.proven.issuer(&key), Some(by));
                 }
             }
+            let others = [ours.clone(), leaf.clone()];
+            assert_eq!(verifier.judge(&leaf, &others, IN_2026), Ok(()));
+            assert_eq!(verifier.proven.issuer(&ChainKey::of(&leaf, &others)), None);
         }
     }
 

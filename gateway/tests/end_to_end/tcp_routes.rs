@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use gateway::{Code, Outcome, TcpRoute, TcpRouteTable};
+use gateway::{Code, Limits, Outcome, TcpRoute, TcpRouteTable, UpstreamTimeouts};
 use identity::Status;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::authority::Identity;
@@ -220,6 +220,47 @@ async fn a_revocation_cuts_streams_and_lets_no_new_one_begin() {
         Code::Retired,
     ];
     assert_eq!(codes[2..], refused.map(Outcome::Refused));
+}
+
+#[tokio::test]
+async fn who_is_revoked_while_its_upstream_lets_it_wait_is_announced_to_nobody() {
+    let mut rig = Rig::start_with(Limits {
+        upstream: UpstreamTimeouts {
+            connect: SOON,
+            ..UpstreamTimeouts::default()
+        },
+        ..Limits::default()
+    })
+    .await;
+    let device = rig.device("a", 1).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let anywhere = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(anywhere).expect("a port");
+    let broker = socket.listen(1).expect("listening");
+    publish(&rig, &broker, true);
+    let address = broker.local_addr().expect("bound");
+    // As many as the kernel takes for it; who comes after them tries again, the first time after a second.
+    let others: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(TcpStream::connect(address)))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut tls = connect(&rig, &device).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let acknowledged = rig.set(&device, Status::Revoked).await;
+    let closed: u64 = acknowledged.cuts.iter().map(|cut| cut.closed).sum();
+    assert_eq!(closed, 1);
+    let ended = timeout(Duration::from_secs(1), tls.read(&mut [0; 1])).await;
+    assert!(matches!(ended.expect("the cut"), Err(_) | Ok(0)));
+    for other in others {
+        other.abort();
+    }
+    while let Ok(accepted) = timeout(Duration::from_secs(3), broker.accept()).await {
+        let (mut stream, _) = accepted.expect("accepted");
+        let mut bytes = Vec::new();
+        // Who gave up is gone; only somebody who is let through would stay.
+        let read = timeout(SOON, stream.read_to_end(&mut bytes)).await;
+        assert!(read.is_ok() && bytes.is_empty(), "{bytes:?}");
+    }
 }
 
 #[tokio::test]
