@@ -105,10 +105,35 @@ impl InForce {
         self.set_certificates(&mut state, certificates);
     }
 
-    /// The files of a certificate have changed and cannot serve; the old one is in force.
-    pub(crate) fn certificate_not_replaced(&self, file: &Path, sentence: String) {
-        self.metrics.reload_failures.inc();
-        self.state().broken.insert(file.to_owned(), sentence);
+    /// The files of a certificate are again those that have been in force all the time.
+    pub(crate) fn certificate_is_as_in_force(&self, file: &Path) {
+        if self.state().broken.remove(file).is_some() {
+            tracing::info!(file = %file.display(), "the files of a server certificate can be used again");
+        }
+    }
+
+    /// The files of a certificate have changed and cannot serve; the old one is in force. Files that are as they were are
+    /// counted once, however often they are tried.
+    pub(crate) fn certificate_not_replaced(
+        &self,
+        file: &Path,
+        fault: &str,
+        are_as_they_were: bool,
+    ) {
+        let sentence = format!(
+            "A server certificate was not replaced and the old one stays in force. {fault}"
+        );
+        let before = self
+            .state()
+            .broken
+            .insert(file.to_owned(), sentence.clone());
+        let is_known = before.as_ref() == Some(&sentence);
+        if !(are_as_they_were && is_known) {
+            self.metrics.reload_failures.inc();
+        }
+        if !is_known {
+            tracing::error!(target: "alarm", "{sentence}");
+        }
     }
 
     /// What is at this place is in force for an anchor; what was wrong with it is right again.

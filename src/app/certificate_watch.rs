@@ -3,25 +3,40 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Reloader;
 use crate::clock;
-use crate::config::{CertificateFiles, Config, Stamp, uncovered_host};
-
-/// Files as they were when they could not be used, by the certificate's; they are tried again once they change.
-type Tried = BTreeMap<PathBuf, Stamp>;
-
-type Read = Option<(Stamp, Result<CertificateFiles, String>)>;
+use crate::config::{CertificateFiles, Config, FilesFault, Stamp, uncovered_host};
 
 #[derive(Default)]
 struct Watch {
-    tried: Tried,
+    /// Files that could not be used, by the certificate's.
+    tried: BTreeMap<PathBuf, Tried>,
     /// Readings that have not ended because a file system hangs, by the certificate's file: each holds one thread.
-    unfinished: BTreeMap<PathBuf, JoinHandle<Read>>,
+    unfinished: BTreeMap<PathBuf, JoinHandle<Looked>>,
+}
+
+/// Files that could not be used.
+struct Tried {
+    stamp: Stamp,
+    /// How all files looked whose certificates were in force then.
+    beside: Vec<Stamp>,
+    at: Instant,
+    is_unreadable: bool,
+}
+
+/// What became of a certificate's files.
+enum Looked {
+    /// They are those that are in force.
+    AsInForce,
+    /// They are as useless as they were, and need not be tried again yet.
+    AsTried,
+    /// They looked like this before they were read.
+    Read(Stamp, Result<CertificateFiles, FilesFault>),
 }
 
 /// Looks for other files until `shutdown`.
@@ -40,70 +55,124 @@ impl Watch {
     async fn look(&mut self, reloader: &Reloader) {
         // Nobody else waits for what is read.
         let all = certificates(&*reloader.config().await).to_vec();
-        for files in all {
-            let file = files.certificate.clone();
-            let Some((stamp, read)) = self.read_if_changed(files.clone()).await else {
+        let beside: Vec<_> = all.iter().map(|files| files.stamp).collect();
+        let is_named = |file: &PathBuf| all.iter().any(|files| files.certificate == *file);
+        self.tried.retain(|file, _| is_named(file));
+        for files in &all {
+            let file = &files.certificate;
+            let Some(looked) = self.look_at(reloader, files, &beside).await else {
                 continue;
             };
             let mut config = reloader.config().await;
             // A reload that came in between has read them, too.
             let is_the_same = |one: &CertificateFiles| {
-                one.certificate == file && one.key == files.key && one.stamp == files.stamp
+                one.certificate == *file && one.key == files.key && one.stamp == files.stamp
             };
             let Some(place) = certificates(&config).iter().position(is_the_same) else {
                 continue;
             };
-            self.tried.insert(file.clone(), stamp);
+            let (stamp, read) = match looked {
+                Looked::AsTried => continue,
+                Looked::AsInForce => {
+                    self.tried.remove(file);
+                    reloader.in_force().certificate_is_as_in_force(file);
+                    continue;
+                }
+                Looked::Read(stamp, read) => (stamp, read),
+            };
+            let is_unreadable = read.as_ref().is_err_and(|fault| fault.is_unreadable);
             let replaced = read
+                .map_err(|fault| fault.sentence)
                 .and_then(|new| with(&config, place, new))
                 .and_then(|next| reloader.publish_certificates(&next).map(|()| next));
+            // What is in force is not remembered here: a reload that has read older files may put them in its place.
+            let before = self.tried.remove(file);
             match replaced {
                 Ok(next) => {
                     *config = next;
                     tracing::info!(file = %file.display(), "a server certificate was replaced");
                     reloader
                         .in_force()
-                        .certificate_replaced(&file, certificates(&config));
+                        .certificate_replaced(file, certificates(&config));
                 }
                 Err(fault) => {
-                    let sentence = format!(
-                        "A server certificate was not replaced and the old one stays in force. {fault}"
-                    );
-                    tracing::error!(target: "alarm", "{sentence}");
+                    let are_as_they_were = before.is_some_and(|before| before.stamp == stamp);
                     reloader
                         .in_force()
-                        .certificate_not_replaced(&file, sentence);
+                        .certificate_not_replaced(file, &fault, are_as_they_were);
+                    let in_force = certificates(&config).iter();
+                    let tried = Tried {
+                        stamp,
+                        beside: in_force.map(|files| files.stamp).collect(),
+                        at: Instant::now(),
+                        is_unreadable,
+                    };
+                    self.tried.insert(file.clone(), tried);
                 }
             }
         }
     }
 
-    /// The files as they look now and what they hold, if they look neither as they did when they were put in force nor
-    /// when they were last tried.
-    async fn read_if_changed(&mut self, files: CertificateFiles) -> Read {
-        let file = files.certificate.clone();
-        let before = self.unfinished.get(&file);
+    /// What the files are now; `None` while reading them hangs, which is an alarm.
+    async fn look_at(
+        &mut self,
+        reloader: &Reloader,
+        files: &CertificateFiles,
+        beside: &[Stamp],
+    ) -> Option<Looked> {
+        let file = &files.certificate;
+        let before = self.unfinished.get(file);
         if before.is_some_and(|reading| !reading.is_finished()) {
             return None;
         }
         // What that one found is looked at anew.
-        self.unfinished.remove(&file);
-        let known = [Some(files.stamp), self.tried.get(&file).copied()];
+        self.unfinished.remove(file);
+        let in_force = files.stamp;
+        let useless = self.tried.get(file).and_then(|tried| tried.useless(beside));
+        let (certificate, key) = (file.clone(), files.key.clone());
         let mut reading = tokio::task::spawn_blocking(move || {
-            let stamp = Stamp::of(&files.certificate, &files.key);
-            if known.contains(&Some(stamp)) {
-                return None;
+            let stamp = Stamp::of(&certificate, &key);
+            if stamp == in_force {
+                return Looked::AsInForce;
             }
-            let read = CertificateFiles::read(&files.certificate, &files.key);
-            Some((stamp, read.map_err(|fault| fault.sentence)))
+            if useless == Some(stamp) {
+                return Looked::AsTried;
+            }
+            Looked::Read(stamp, CertificateFiles::read(&certificate, &key))
         });
         match tokio::time::timeout(READ_WITHIN, &mut reading).await {
-            Ok(read) => read.ok()?,
+            Ok(looked) => looked.ok(),
             Err(_) => {
-                self.unfinished.insert(file, reading);
+                self.unfinished.insert(file.clone(), reading);
+                let config = reloader.config().await;
+                let is_named = |one: &CertificateFiles| one.certificate == *file;
+                if !certificates(&config).iter().any(is_named) {
+                    return None;
+                }
+                let fault = format!(
+                    "{}: reading it and its key has taken {} s and has not ended; look at their file system",
+                    file.display(),
+                    READ_WITHIN.as_secs()
+                );
+                reloader
+                    .in_force()
+                    .certificate_not_replaced(file, &fault, false);
+                // So that this is not what is told of them once the reading has ended.
+                self.tried.remove(file);
                 None
             }
         }
+    }
+}
+
+impl Tried {
+    /// How the files looked, if they need not be tried again yet. What cannot be read may be readable at any moment; what
+    /// cannot be used may be usable with time, because it was not valid yet, and when a name that it shares has gone from
+    /// another certificate.
+    fn useless(&self, beside: &[Stamp]) -> Option<Stamp> {
+        let holds =
+            !self.is_unreadable && self.beside == beside && self.at.elapsed() < TRY_AGAIN_AFTER;
+        holds.then_some(self.stamp)
     }
 }
 
@@ -151,3 +220,41 @@ fn with(config: &Config, place: usize, new: CertificateFiles) -> Result<Config, 
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const READ_WITHIN: Duration = Duration::from_secs(10);
+/// As for lists of revoked certificates.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that looks like no other.
+    fn stamp(directory: &tempfile::TempDir, name: &str) -> Stamp {
+        let path = directory.path().join(name);
+        std::fs::write(&path, name).unwrap();
+        Stamp::of(&path, &path)
+    }
+
+    #[test]
+    fn what_could_not_be_used_is_tried_again_when_that_may_help() {
+        let directory = tempfile::tempdir().unwrap();
+        let [useless, old, other] = ["useless", "old", "other"].map(|name| stamp(&directory, name));
+        let tried = |seconds_ago, is_unreadable| Tried {
+            stamp: useless,
+            beside: vec![old, other],
+            at: Instant::now()
+                .checked_sub(Duration::from_secs(seconds_ago))
+                .unwrap(),
+            is_unreadable,
+        };
+        assert_eq!(tried(0, false).useless(&[old, other]), Some(useless));
+        assert_eq!(tried(50, false).useless(&[old, other]), Some(useless));
+        // In time it may have become valid.
+        assert_eq!(tried(60, false).useless(&[old, other]), None);
+        // What could not be read may be readable.
+        assert_eq!(tried(0, true).useless(&[old, other]), None);
+        // Another certificate, or this one by a reload, is in force instead, or gone.
+        assert_eq!(tried(0, false).useless(&[old, useless]), None);
+        assert_eq!(tried(0, false).useless(&[useless, other]), None);
+        assert_eq!(tried(0, false).useless(&[old]), None);
+    }
+}

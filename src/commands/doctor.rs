@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::output::{self, Table};
 use super::{Failure, device_id};
 use crate::cli::{DoctorCommand, SpoofArguments};
-use crate::spoof::{self, Credentials, Effect, Fault, Finding, Question, Spelling, Trial, Which};
+use crate::spoof::{
+    self, Credentials, Effect, Examined, Fault, Finding, Question, Spelling, Trial, Which,
+};
 
 pub(super) async fn run(command: DoctorCommand) -> Result<(), Failure> {
     match command {
@@ -20,6 +22,8 @@ struct Report {
     /// Whether anything forged was believed anywhere.
     believed: bool,
     findings: Vec<Finding>,
+    /// What was not examined, or not to the end, and why.
+    faults: Vec<String>,
 }
 
 async fn spoof(arguments: SpoofArguments) -> Result<(), Failure> {
@@ -50,20 +54,28 @@ async fn spoof(arguments: SpoofArguments) -> Result<(), Failure> {
         key: arguments.key.unwrap_or_else(|| store.join("key.pem")),
         roots: arguments.roots.unwrap_or_else(|| store.join("roots.pem")),
     };
-    let mut findings = Vec::new();
+    let mut examined = Examined::default();
     if let Some(gateway) = gateway {
-        findings.extend(spoof::through(&gateway, &question, &credentials).await?);
+        examined.add(spoof::through(&gateway, &question, &credentials).await);
     }
     if let Some(upstream) = upstream {
-        findings.extend(spoof::around(&upstream, &question).await?);
+        examined.add(spoof::around(&upstream, &question).await);
     }
+    let Examined { findings, faults } = examined;
     let report = Report {
         believed: findings
             .iter()
             .flat_map(|one| &one.trials)
             .any(|one| one.believed),
         findings,
+        faults: faults.iter().map(Fault::to_string).collect(),
     };
+    if report.findings.is_empty() {
+        return Err(Failure::unexamined(format!(
+            "Nothing is proven: {}.",
+            report.faults.join("; ")
+        )));
+    }
     if arguments.json {
         output::json(&report)?;
     } else {
@@ -72,10 +84,17 @@ async fn spoof(arguments: SpoofArguments) -> Result<(), Failure> {
         texts.dedup();
         output::print(texts.join("\n\n"))?;
     }
-    if report.believed {
-        return Err(Failure::refused(verdict(&report.findings)));
+    let mut sentences = verdict(&report.findings);
+    if !report.faults.is_empty() {
+        let faults = output::harmless(&report.faults.join("; "));
+        sentences.push(format!("Nothing is proven of the rest: {faults}."));
     }
-    Ok(())
+    let sentences = sentences.join(" ");
+    match (report.believed, report.faults.is_empty()) {
+        (true, _) => Err(Failure::refused(sentences)),
+        (false, false) => Err(Failure::unexamined(sentences)),
+        (false, true) => Ok(()),
+    }
 }
 
 fn address(text: &str) -> Result<UpstreamAddress, Failure> {
@@ -161,7 +180,8 @@ fn summary(trials: &[&Trial], others: bool) -> String {
     format!("Of {rest}{number}: {}.", parts.join(", "))
 }
 
-fn verdict(findings: &[Finding]) -> String {
+/// Who believes what was forged, in sentences.
+fn verdict(findings: &[Finding]) -> Vec<String> {
     let believing = |which| {
         let at = |finding: &&Finding| finding.door == which;
         let trials = findings.iter().filter(at).flat_map(|one| &one.trials);
@@ -182,15 +202,9 @@ fn verdict(findings: &[Finding]) -> String {
             were(around)
         ));
     }
-    sentences.join(" ")
+    sentences
 }
 
 fn were(number: usize) -> String {
     output::count(number as u64, "forgery was", "forgeries were")
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self::unexamined(format!("Nothing is proven: {fault}."))
-    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct CertificateFiles {
 pub(crate) struct FilesFault {
     /// The key's file is at fault, rather than the certificate's.
     pub(crate) concerns_key: bool,
+    /// The system did not let it be read, which says nothing of what is in it.
+    pub(crate) is_unreadable: bool,
     pub(crate) sentence: String,
 }
 
@@ -46,13 +48,20 @@ impl CertificateFiles {
     pub(crate) fn read(certificate: &Path, key: &Path) -> Result<Self, FilesFault> {
         let fault = |concerns_key, path: &Path, sentence: &dyn std::fmt::Display| FilesFault {
             concerns_key,
+            is_unreadable: false,
             sentence: format!("{}: {sentence}", path.display()),
+        };
+        let unreadable = |concerns_key, path: &Path, error: io::Error| FilesFault {
+            is_unreadable: true,
+            ..fault(concerns_key, path, &format!("it cannot be read: {error}"))
         };
         // Before they are read, so that no change behind it is missed.
         let stamp = Stamp::of(certificate, key);
         let (chain, _) =
-            read(certificate).map_err(|error| fault(false, certificate, &cannot(&error)))?;
-        let (secret, metadata) = read(key).map_err(|error| fault(true, key, &cannot(&error)))?;
+            read(certificate).map_err(|error| unreadable(false, certificate, error))?;
+        let (secret, metadata) = read(key).map_err(|error| unreadable(true, key, error))?;
+        #[cfg(feature = "failpoints")]
+        hang(certificate);
         let mode = metadata.mode() & 0o7777;
         if mode & 0o077 != 0 {
             let sentence =
@@ -113,8 +122,16 @@ fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
     Ok((content, metadata))
 }
 
-fn cannot(error: &io::Error) -> String {
-    format!("it cannot be read: {error}")
+/// Where tests let a certificate's file hang, as if its file system did not answer, for as long as there is another one beside
+/// it.
+#[cfg(feature = "failpoints")]
+fn hang(certificate: &Path) {
+    fail::fail_point!("certificate::read", |extension| {
+        let beside = certificate.with_extension(extension.unwrap_or_default());
+        while beside.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    });
 }
 
 /// A chain of the largest certificates.

@@ -38,7 +38,7 @@ use identity::TrustDomain;
 use ipnet::IpNet;
 
 pub(crate) use anchor::{AnchorConfig, Crl};
-pub(crate) use certificate_files::{CertificateFiles, FileStamp, Stamp};
+pub(crate) use certificate_files::{CertificateFiles, FileStamp, FilesFault, Stamp};
 pub(crate) use check::{Purpose, check};
 pub(crate) use crl::{CrlPlace, CrlSource, ReadFault, read_lists};
 pub(crate) use crl_url::CrlUrl;

@@ -9,7 +9,7 @@ mod stranger;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -46,7 +46,7 @@ pub(crate) struct Credentials {
     pub(crate) roots: PathBuf,
 }
 
-/// Why a door was not tried.
+/// Why a door was not tried, or not to the end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
     /// The sentence says which file and why.
@@ -65,10 +65,12 @@ pub(crate) enum Fault {
     #[error("the system gives no random bytes")]
     Random,
     /// Nobody answers.
-    #[error("{url}: {reason}")]
+    #[error("{url}, over {http}: {reason}")]
     Silent {
         /// Who was asked.
         url: String,
+        /// In which version of HTTP.
+        http: &'static str,
         /// Why there is no answer.
         reason: String,
     },
@@ -90,6 +92,20 @@ pub(crate) enum Fault {
     },
 }
 
+/// What was found at doors, and why some were not tried, or not to the end: neither hides the other.
+#[derive(Default)]
+pub(crate) struct Examined {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Examined {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.findings.extend(other.findings);
+        self.faults.extend(other.faults);
+    }
+}
+
 /// What was found at one door.
 #[derive(Debug, Serialize)]
 pub(crate) struct Finding {
@@ -105,7 +121,7 @@ pub(crate) struct Finding {
     pub(crate) status: Option<u16>,
     /// Whether answers are the same from one request to the next, so that their bodies were compared.
     pub(crate) steady: bool,
-    /// What came of each forgery.
+    /// What came of each forgery that was answered.
     pub(crate) trials: Vec<Trial>,
 }
 
@@ -141,8 +157,16 @@ pub(crate) async fn through(
     address: &UpstreamAddress,
     question: &Question,
     credentials: &Credentials,
-) -> Result<Vec<Finding>, Fault> {
-    let config = device_tls(credentials)?;
+) -> Examined {
+    let config = match device_tls(credentials) {
+        Ok(config) => config,
+        Err(fault) => {
+            return Examined {
+                faults: vec![fault],
+                ..Examined::default()
+            };
+        }
+    };
     let door = |http: Http| {
         let mut config = config.clone();
         config.alpn_protocols = vec![http.alpn().to_vec()];
@@ -158,10 +182,7 @@ pub(crate) async fn through(
 }
 
 /// Around the gateway, to the upstream at `address`, as a stranger; the same.
-pub(crate) async fn around(
-    address: &UpstreamAddress,
-    question: &Question,
-) -> Result<Vec<Finding>, Fault> {
+pub(crate) async fn around(address: &UpstreamAddress, question: &Question) -> Examined {
     let door = |http| {
         let asked = Arc::new(AtomicBool::new(false));
         let tls = match address.is_tls() {
@@ -208,30 +229,39 @@ fn device_tls(credentials: &Credentials) -> Result<ClientConfig, Fault> {
     Ok(config)
 }
 
-/// Examines a door for each version of HTTP that is spoken there; there is one at least.
+/// Examines a door for each version of HTTP that is spoken there. That one is not is a fault only if none is.
 async fn examine_each(
     which: Which,
     address: &UpstreamAddress,
     door: impl Fn(Http) -> Result<Door, Fault>,
     question: &Question,
-) -> Result<Vec<Finding>, Fault> {
-    let mut findings = Vec::new();
+) -> Examined {
+    let mut examined = Examined::default();
     let mut not_spoken = None;
     for http in Http::of(address) {
-        match examine(which, door(*http)?, question).await {
-            Ok(finding) => findings.push(finding),
+        let tried = match door(*http) {
+            Ok(door) => examine(which, door, question, &mut examined.findings).await,
+            Err(fault) => Err(fault),
+        };
+        match tried {
+            Ok(()) => {}
             Err(fault @ Fault::NotSpoken { .. }) => not_spoken = Some(fault),
-            Err(fault) => return Err(fault),
+            Err(fault) => examined.faults.push(fault),
         }
     }
-    match not_spoken {
-        Some(fault) if findings.is_empty() => Err(fault),
-        Some(_) | None => Ok(findings),
+    if examined.findings.is_empty() && examined.faults.is_empty() {
+        examined.faults.extend(not_spoken);
     }
+    examined
 }
 
-/// Asks without forgery, and then with each.
-async fn examine(which: Which, door: Door, question: &Question) -> Result<Finding, Fault> {
+/// Asks without forgery, and then with each. What was found before something failed is among the findings, too.
+async fn examine(
+    which: Which,
+    door: Door,
+    question: &Question,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Fault> {
     let mut finding = Finding {
         door: which,
         url: format!("{}{}", door.address, door.path),
@@ -242,6 +272,7 @@ async fn examine(which: Which, door: Door, question: &Question) -> Result<Findin
         trials: Vec::new(),
     };
     let url = finding.url.clone();
+    let http = door.http.words();
     let failed = |silence: Silence| {
         let url = url.clone();
         if let Silence::OtherVersion(http) = silence {
@@ -249,24 +280,34 @@ async fn examine(which: Which, door: Door, question: &Question) -> Result<Findin
             return Fault::NotSpoken { url, http };
         }
         let reason = silence.to_string();
-        Fault::Silent { url, reason }
+        Fault::Silent { url, http, reason }
     };
     let without = match ask(&door, &[]).await {
         Ok(heard) => passed(heard, &url)?,
         Err(silence) if silence.is_deliberate() => {
             finding.closed = Some(silence.to_string());
-            return Ok(finding);
+            findings.push(finding);
+            return Ok(());
         }
         Err(silence) => return Err(failed(silence)),
     };
     finding.status = Some(without.status);
     let door = Arc::new(door);
-    let answers = answers(&door, forgeries(question)?).await.map_err(failed)?;
+    let answers = answers(&door, forgeries(question)?).await;
     // Bodies that differ without a forgery prove nothing; it is known now, after everything else was asked.
-    let again = ask(&door, &[]).await.map_err(failed)?;
-    finding.steady = again.body == without.body && again.status == without.status;
-    for (forgery, heard) in answers {
-        let heard = passed(heard, &url)?;
+    let again = ask(&door, &[]).await.map_err(failed);
+    finding.steady = again
+        .as_ref()
+        .is_ok_and(|again| again.body == without.body && again.status == without.status);
+    let mut outcome = again.map(|_| ());
+    for (forgery, answer) in answers {
+        let heard = match answer.map_err(failed).and_then(|heard| passed(heard, &url)) {
+            Ok(heard) => heard,
+            Err(fault) => {
+                outcome = outcome.and(Err(fault));
+                continue;
+            }
+        };
         let effect = judgement::judge(&heard, &without, &forgery.traces, finding.steady);
         finding.trials.push(Trial {
             believed: judgement::believed(effect, forgery.circumstance, &heard, &without),
@@ -277,7 +318,8 @@ async fn examine(which: Which, door: Door, question: &Question) -> Result<Findin
             effect,
         });
     }
-    Ok(finding)
+    findings.push(finding);
+    outcome
 }
 
 /// An answer, unless it is the gateway's, and about something else than headers.
@@ -291,28 +333,37 @@ fn passed(heard: Heard, url: &str) -> Result<Heard, Fault> {
     }
 }
 
-/// Asks with every forgery, a few at a time; the answers in the order of the forgeries.
+/// Asks with every forgery, a few at a time; the answers in the order of the forgeries. When many have failed, the rest is not
+/// asked.
 async fn answers(
     door: &Arc<Door>,
     forgeries: Vec<Forgery>,
-) -> Result<Vec<(Forgery, Heard)>, Silence> {
+) -> Vec<(Forgery, Result<Heard, Silence>)> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let failures = Arc::new(AtomicUsize::new(0));
     let asked: Vec<_> = forgeries
         .into_iter()
         .map(|forgery| {
-            let (door, places) = (Arc::clone(door), Arc::clone(&places));
+            let (door, places, failures) =
+                (Arc::clone(door), Arc::clone(&places), Arc::clone(&failures));
             tokio::spawn(async move {
                 let _place = places.acquire().await;
-                let heard = ask(&door, &forgery.fields).await?;
-                Ok((forgery, heard))
+                if failures.load(Ordering::Relaxed) >= MOST_FAILURES {
+                    return None;
+                }
+                let heard = ask(&door, &forgery.fields).await;
+                if heard.is_err() {
+                    failures.fetch_add(1, Ordering::Relaxed);
+                }
+                Some((forgery, heard))
             })
         })
         .collect();
     let mut answers = Vec::with_capacity(asked.len());
     for answer in asked {
-        answers.push(answer.await.unwrap_or(Err(Silence::Late))?);
+        answers.extend(answer.await.ok().flatten());
     }
-    Ok(answers)
+    answers
 }
 
 /// One request's worth of pretence.
@@ -402,5 +453,7 @@ const REFUSED_FOR_HEADERS: [&str; 3] = [
 ];
 /// How many requests are under way at a time.
 const AT_ONCE: usize = 8;
+/// Of one door.
+const MOST_FAILURES: usize = 16;
 /// How often it is waited for the device's rate.
 const PATIENCE: usize = 60;

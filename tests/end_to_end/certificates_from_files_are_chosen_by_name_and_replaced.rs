@@ -15,13 +15,13 @@ use crate::harness::upstream::Upstream;
 use crate::harness::{Device, Server, Setup, eventually, succeed, text};
 
 /// Somebody else's CA.
-struct Other {
+pub struct Other {
     issuer: Issuer<'static, KeyPair>,
     root: String,
 }
 
 impl Other {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         // A leaf with its name would look signed by itself.
         let name = &mut params.distinguished_name;
@@ -34,7 +34,7 @@ impl Other {
     }
 
     /// PEM of a certificate that lives so many days from now, and of its key.
-    fn certificate(&self, names: &[&str], days: i64) -> (String, String) {
+    pub fn certificate(&self, names: &[&str], days: i64) -> (String, String) {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         let now = time::OffsetDateTime::now_utc();
@@ -46,20 +46,20 @@ impl Other {
     }
 }
 
-fn put(directory: &Path, name: &str, (certificate, key): &(String, String)) {
+pub fn put(directory: &Path, name: &str, (certificate, key): &(String, String)) {
     let secret = directory.join(format!("{name}.key"));
     fs::write(&secret, key).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(directory.join(format!("{name}.pem")), certificate).unwrap();
 }
 
-fn table(directory: &Path, name: &str) -> String {
+pub fn table(directory: &Path, name: &str) -> String {
     let path = directory.join(name).display().to_string();
     format!("[[gateway.certificate]]\ncertificate = '{path}.pem'\nkey = '{path}.key'\n")
 }
 
 /// The certificate that the gateway presents to whoever asks for this name.
-async fn presented(server: &Server, device: &Device, name: &str) -> CertificateDer<'static> {
+pub async fn presented(server: &Server, device: &Device, name: &str) -> CertificateDer<'static> {
     // Whoever made it is not the question here.
     let mut config = config(server, device, &["http/1.1"]);
     let seen = std::sync::Arc::new(Seen(std::sync::Mutex::new(None)));
@@ -112,7 +112,7 @@ impl rustls::client::danger::ServerCertVerifier for Seen {
     }
 }
 
-fn der((certificate, _): &(String, String)) -> CertificateDer<'static> {
+pub fn der((certificate, _): &(String, String)) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()
 }
 
@@ -121,11 +121,11 @@ fn health(server: &Server, path: &str) -> String {
     succeed(std::process::Command::new("curl").args(["--silent", &url]))
 }
 
-fn readiness(server: &Server) -> serde_json::Value {
+pub fn readiness(server: &Server) -> serde_json::Value {
     serde_json::from_str(&health(server, "/readyz")).unwrap()
 }
 
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_the_start_to_the_last_replacement() {

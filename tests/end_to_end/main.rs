@@ -25,6 +25,7 @@ mod an_mqtt_broker_learns_which_device_is_there;
 mod an_older_list_comes_back_by_no_way;
 mod another_ca_stands_beside_ours;
 mod certificates_from_files_are_chosen_by_name_and_replaced;
+mod certificates_from_files_are_tried_again;
 mod clients_of_every_kind_do_as_the_page_says;
 mod envoy_carries_websockets_over_http2;
 mod files_that_are_not_as_they_were_left_stop_the_start;

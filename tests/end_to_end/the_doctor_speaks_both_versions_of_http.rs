@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
-use crate::harness::{eventually, succeed};
+use crate::harness::{eventually, succeed, text};
 use crate::upstreams_refuse_whoever_goes_around::{believed, spoof, versions};
 
 /// A server in Python.
@@ -118,8 +118,12 @@ fn who_asks_for_a_certificate_is_not_closed_and_who_insists_is() {
     }
 }
 
-/// Takes the word of whoever speaks HTTP/2, and of nobody who speaks HTTP/1.1.
-async fn believes_over_http2(folder: &Path) -> SocketAddr {
+/// Takes the word of whoever speaks this version of HTTP, and of nobody else; HTTP/2 it may choose and then break off.
+async fn believes_over(
+    folder: &Path,
+    version: hyper::Version,
+    breaks_off_http2: bool,
+) -> SocketAddr {
     let [certificate, key] = self_signed(folder);
     let certificate = CertificateDer::from_pem_file(certificate).unwrap();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
@@ -134,9 +138,9 @@ async fn believes_over_http2(folder: &Path) -> SocketAddr {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let answer = |request: hyper::Request<hyper::body::Incoming>| async move {
+    let answer = move |request: hyper::Request<hyper::body::Incoming>| async move {
         let word = request.headers().get("x-device-id").cloned();
-        let word = word.filter(|_| request.version() == hyper::Version::HTTP_2);
+        let word = word.filter(|_| request.version() == version);
         let body = word.map_or_else(Bytes::new, |word| Bytes::copy_from_slice(word.as_bytes()));
         Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(body)))
     };
@@ -148,6 +152,9 @@ async fn believes_over_http2(folder: &Path) -> SocketAddr {
                     return;
                 };
                 let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                if http2 && breaks_off_http2 {
+                    return;
+                }
                 let (io, service) = (TokioIo::new(tls), hyper::service::service_fn(answer));
                 let _ = if http2 {
                     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -167,7 +174,7 @@ async fn believes_over_http2(folder: &Path) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_believes_only_over_http2_is_found_out() {
     let directory = tempfile::tempdir().unwrap();
-    let address = believes_over_http2(directory.path()).await;
+    let address = believes_over(directory.path(), hyper::Version::HTTP_2, false).await;
     let (exit, report) = spoof(&["--upstream", &format!("https://{address}")]);
     assert_eq!((exit, &versions(&report)[..]), (1, &["1.1", "2"][..]));
     assert_eq!(believed(&report), ["x-device-id exact reflected"]);
@@ -180,4 +187,95 @@ async fn who_believes_only_over_http2_is_found_out() {
         findings.iter().map(believing).collect::<Vec<_>>(),
         [false, true]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_breaks_off_http2_hides_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let http1 = hyper::Version::HTTP_11;
+    let address = believes_over(directory.path(), http1, true).await;
+    let url = format!("https://{address}");
+    let (exit, report) = spoof(&["--upstream", &url]);
+    assert_eq!((exit, &versions(&report)[..]), (1, &["1.1"][..]));
+    assert_eq!(believed(&report), ["x-device-id exact reflected"]);
+    let fault = report["faults"][0].as_str().unwrap();
+    assert!(fault.contains("over HTTP/2: it did not answer"), "{fault}");
+    // People are told of both.
+    let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .args(["doctor", "spoof", "--upstream", &url])
+        .output()
+        .unwrap();
+    let told = text(&output.stderr);
+    assert!(told.contains("1 forgery was believed around"), "{told}");
+    assert!(told.contains("Nothing is proven of the rest"), "{told}");
+    assert!(text(&output.stdout).contains("over HTTP/1.1."));
+    // Where nobody is believed, what was not examined is no proof.
+    let believes_nobody = hyper::Version::HTTP_09;
+    let address = believes_over(directory.path(), believes_nobody, true).await;
+    let (exit, report) = spoof(&["--upstream", &format!("https://{address}")]);
+    assert_eq!((exit, &versions(&report)[..]), (2, &["1.1"][..]));
+    assert_eq!(report["faults"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_fails_keeps_no_upstream_from_being_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = believes_over(directory.path(), hyper::Version::HTTP_2, false).await;
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let [certificate, key] = self_signed(directory.path()).map(|path| path.display().to_string());
+    let (exit, report) = spoof(&[
+        "--gateway",
+        &format!("https://{nobody}"),
+        "--cert",
+        &certificate,
+        "--key",
+        &key,
+        "--roots",
+        &certificate,
+        "--upstream",
+        &format!("https://{address}"),
+    ]);
+    assert_eq!((exit, &versions(&report)[..]), (1, &["1.1", "2"][..]));
+    assert_eq!(report["faults"].as_array().unwrap().len(), 2, "{report}");
+}
+
+#[test]
+fn who_stops_to_answer_in_between_hides_nothing() {
+    // Believes, and answers nothing to whoever claims to be a device in another way.
+    let program = "
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if 'x-client-cert' in self.headers or 'x-forwarded-client-cert' in self.headers:
+            self.close_connection = True
+            return
+        body = (self.headers.get('x-device-id') or '').encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let child = Command::new("python3")
+        .args(["-c", program, &address.port().to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server { child, address };
+    eventually(Duration::from_secs(10), "the server listens", || {
+        std::net::TcpStream::connect(server.address).is_ok()
+    });
+    let (exit, report) = spoof(&["--upstream", &format!("http://{}", server.address)]);
+    assert_eq!(exit, 1, "{report}");
+    assert!(believed(&report).contains(&"x-device-id exact reflected".to_owned()));
+    assert_eq!(report["faults"].as_array().unwrap().len(), 1, "{report}");
 }
