@@ -36,7 +36,7 @@ enum Looked {
     /// They are as useless as they were, and need not be tried again yet.
     AsTried,
     /// They looked like this before they were read.
-    Read(Stamp, Result<CertificateFiles, FilesFault>),
+    Read(Stamp, Box<Result<CertificateFiles, FilesFault>>),
 }
 
 /// Looks for other files until `shutdown`.
@@ -78,7 +78,7 @@ impl Watch {
                     reloader.in_force().certificate_is_as_in_force(file);
                     continue;
                 }
-                Looked::Read(stamp, read) => (stamp, read),
+                Looked::Read(stamp, read) => (stamp, *read),
             };
             let is_unreadable = read.as_ref().is_err_and(|fault| fault.is_unreadable);
             let replaced = read
@@ -138,7 +138,8 @@ impl Watch {
             if useless == Some(stamp) {
                 return Looked::AsTried;
             }
-            Looked::Read(stamp, CertificateFiles::read(&certificate, &key))
+            let read = CertificateFiles::read(&certificate, &key);
+            Looked::Read(stamp, Box::new(read))
         });
         match tokio::time::timeout(READ_WITHIN, &mut reading).await {
             Ok(looked) => looked.ok(),
@@ -230,20 +231,20 @@ mod tests {
     /// A file that looks like no other.
     fn stamp(directory: &tempfile::TempDir, name: &str) -> Stamp {
         let path = directory.path().join(name);
-        std::fs::write(&path, name).unwrap();
+        std::fs::write(&path, name).expect("a file");
         Stamp::of(&path, &path)
     }
 
     #[test]
     fn what_could_not_be_used_is_tried_again_when_that_may_help() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let [useless, old, other] = ["useless", "old", "other"].map(|name| stamp(&directory, name));
         let tried = |seconds_ago, is_unreadable| Tried {
             stamp: useless,
             beside: vec![old, other],
             at: Instant::now()
                 .checked_sub(Duration::from_secs(seconds_ago))
-                .unwrap(),
+                .expect("the machine runs that long"),
             is_unreadable,
         };
         assert_eq!(tried(0, false).useless(&[old, other]), Some(useless));
