@@ -2,7 +2,7 @@
 //! by whichever way it comes: a reload, a restart, another file or another kind of list (I4).
 //!
 //! A CA may list devices and CAs apart or together. CRL numbers are counted for each kind of list (RFC 5280, section 5.2.3),
-//! so of two kinds only thisUpdate tells which one is older.
+//! so of two kinds only thisUpdate tells which one is older. Half of this file is its tests.
 
 use std::collections::BTreeMap;
 use std::io;

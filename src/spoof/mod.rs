@@ -1,5 +1,6 @@
 //! Pretending to be a device, to learn who believes it: forged identity headers, sent to an upstream through the gateway and
 //! around it.
+//! Long, because what is sent, what is believed of it and what is told are one examination.
 
 mod door;
 mod forgery;
