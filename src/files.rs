@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Reads a file of at most `limit` bytes; a longer one is refused without reading it all.
 pub(crate) fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
@@ -36,8 +37,12 @@ fn put(path: &Path, content: &[u8], mode: u32, durable: bool) -> io::Result<()> 
     };
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{}", std::process::id()));
+    // Two may write the same file at the same time, and each is to put a whole one in its place.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{number}", std::process::id()));
     let unfinished = Unfinished(directory.join(name));
+    #[cfg(feature = "failpoints")]
+    hang(path);
     // Left over by a process of the same number that was killed.
     let _ = fs::remove_file(&unfinished.0);
     let mut file = OpenOptions::new()
@@ -56,11 +61,49 @@ fn put(path: &Path, content: &[u8], mode: u32, durable: bool) -> io::Result<()> 
     Ok(())
 }
 
+/// How many files this process has begun to write.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Where tests let the writing of a file hang, as if its disk did not answer, for as long as there is another one beside it.
+#[cfg(feature = "failpoints")]
+fn hang(path: &Path) {
+    fail::fail_point!("files::put", |extension| {
+        let beside = path.with_extension(extension.unwrap_or_default());
+        while beside.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+}
+
 /// Removed if it did not reach its place.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_who_write_the_same_file_each_write_a_whole_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("list");
+        let written: Vec<Vec<u8>> = (0..4_u8).map(|byte| vec![byte; 1 << 20]).collect();
+        std::thread::scope(|scope| {
+            for content in &written {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        replace(&path, content, 0o600).expect("written");
+                        let read = fs::read(&path).expect("it is there");
+                        assert!(written.contains(&read), "{} bytes", read.len());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1);
     }
 }

@@ -5,6 +5,11 @@
 //! Every place is looked at by itself, and at most once at the same time: one that hangs holds one thread or one
 //! connection, and no other place. What time alone ends is seen to here as well: lists past their nextUpdate, and CAs that
 //! expire.
+//!
+//! How new a list is is on the disk before it is in force, so that no crash lets the one before it come back; but a disk
+//! that does not answer holds up no revocation.
+//!
+//! Long, because what is done with a file, a URL and a disk is one machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::Reloader;
 use crate::clock;
-use crate::config::{CrlPlace, CrlSource, FileStamp, ReadFault};
-use crate::foreign::{FIRST_WITHIN, Which, anchors_of, fetch, keep, lists_of};
+use crate::config::{Config, CrlPlace, CrlSource, FileStamp, ReadFault};
+use crate::foreign::{
+    FIRST_WITHIN, KeptMarks, WRITTEN_WITHIN, Which, anchors_of, fetch, keep, lists_of, not_ended,
+};
 
 /// Looks for other lists until `shutdown`.
 pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
@@ -32,9 +39,10 @@ pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
         tokio::select! {
             _ = ticks.tick() => watch.look(reloader).await,
             Some(ended) = watch.jobs.join_next_with_id() => watch.ended(reloader, ended).await,
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
         }
     }
+    watch.finish(reloader).await;
 }
 
 #[derive(Default)]
@@ -46,6 +54,8 @@ struct Watch {
     tried: BTreeMap<Which, Tried>,
     /// When URLs were last asked.
     asked: BTreeMap<Which, Instant>,
+    /// What URLs led to last and is yet to be kept.
+    to_keep: BTreeMap<Which, Vec<u8>>,
 }
 
 /// What is done once at the same time.
@@ -53,8 +63,10 @@ struct Watch {
 enum Work {
     /// Looking at a file, for all anchors that name it.
     File(PathBuf),
-    /// Asking a URL for an anchor, and keeping what it led to.
+    /// Asking a URL for an anchor.
     Url(Which),
+    /// Keeping what a URL led to.
+    Keep(Which),
     /// Writing how new the lists in force are.
     Marks,
 }
@@ -67,10 +79,21 @@ struct Busy {
 }
 
 enum Done {
-    Looked(Vec<Looked>),
-    Asked { found: Found, answer: Vec<u8> },
+    Seen(Seen),
+    /// It is written how new it is, or why not.
+    Remembered(Seen, io::Result<()>),
     Kept(Which, io::Result<()>),
     Written(io::Result<()>),
+}
+
+/// What was seen of a place.
+enum Seen {
+    /// A file, for all anchors that name it.
+    File(PathBuf, Vec<Looked>),
+    Url {
+        found: Found,
+        answer: Vec<u8>,
+    },
 }
 
 /// A file that an anchor names.
@@ -149,6 +172,7 @@ impl Watch {
         let named: BTreeSet<&Which> = files.values().flatten().map(|one| &one.which).collect();
         self.tried.retain(|which, _| named.contains(which));
         self.asked.retain(|which, _| urls.contains_key(which));
+        self.tell_of_keeping(reloader, |which| urls.contains_key(which));
         for (path, wanted) in files {
             self.look_at(reloader, path, wanted);
         }
@@ -163,18 +187,33 @@ impl Watch {
             }
         }
         self.write_marks(reloader);
+        self.keep(reloader).await;
+    }
+
+    /// An alarm for what is still being kept. It ends with the keeping.
+    fn tell_of_keeping(&self, reloader: &Reloader, is_wanted: impl Fn(&Which) -> bool) {
+        for (work, busy) in &self.busy {
+            if let Work::Keep(which) = work
+                && busy.since.elapsed() >= SLOW
+                && is_wanted(which)
+            {
+                reloader.in_force().list_not_kept(which, &not_ended(SLOW));
+            }
+        }
     }
 
     fn look_at(&mut self, reloader: &Reloader, path: PathBuf, wanted: Vec<Wanted>) {
         let work = Work::File(path.clone());
         let Some(busy) = self.busy.get_mut(&work) else {
+            let failed: Vec<Looked> = wanted.iter().map(Wanted::failed).collect();
+            let place = path.clone();
             let looking = tokio::task::spawn_blocking(move || {
-                let looked = wanted.into_iter().map(|one| one.look_at(&path));
+                let looked = wanted.into_iter().map(|one| one.look_at(&place));
                 looked.collect()
             });
             self.begin(work, async move {
-                // What failed is told by the panic, and looked at again.
-                Done::Looked(looking.await.unwrap_or_default())
+                // The panic is in the log.
+                Done::Seen(Seen::File(path, looking.await.unwrap_or(failed)))
             });
             return;
         };
@@ -203,36 +242,59 @@ impl Watch {
                 (error.id(), None)
             }
         };
+        let work = self.busy.iter().find(|(_, busy)| busy.job == id);
+        let work = work.map(|(work, _)| work.clone());
         self.busy.retain(|_, busy| busy.job != id);
         let in_force = reloader.in_force();
         match done {
-            None => {}
-            Some(Done::Looked(all)) => {
-                for one in all {
-                    self.looked(reloader, one).await;
+            None => failed(reloader, work),
+            Some(Done::Seen(seen)) => {
+                if announce(reloader, &seen).await {
+                    let marks = Arc::clone(reloader.marks());
+                    self.begin(seen.work(), remember(marks, seen));
+                } else {
+                    self.take(reloader, seen).await;
                 }
             }
-            Some(Done::Asked { found, answer }) => {
-                let which = found.which.clone();
-                match take(reloader, found).await {
-                    Taken::New => self.keep(reloader, which, answer).await,
-                    Taken::Same if in_force.is_not_kept(&which) => {
-                        self.keep(reloader, which, answer).await;
-                    }
-                    Taken::Same | Taken::Unwanted => {}
-                    Taken::No(fault) => in_force.list_not_replaced(&which, &fault, false),
-                }
+            Some(Done::Remembered(seen, written)) => {
+                in_force.marks_written(reloader.marks().path(), written);
+                self.take(reloader, seen).await;
             }
             Some(Done::Kept(which, kept)) => {
                 match kept {
                     Ok(()) => in_force.list_kept(&which),
                     Err(error) => in_force.list_not_kept(&which, &error),
                 }
-                self.write_marks(reloader);
+                // What came meanwhile.
+                self.keep(reloader).await;
             }
             Some(Done::Written(written)) => {
                 in_force.marks_written(reloader.marks().path(), written);
             }
+        }
+    }
+
+    /// Puts in force what was seen, as far as it can be.
+    async fn take(&mut self, reloader: &Reloader, seen: Seen) {
+        let (found, answer) = match seen {
+            Seen::File(_, all) => {
+                for one in all {
+                    self.looked(reloader, one).await;
+                }
+                return;
+            }
+            Seen::Url { found, answer } => (found, answer),
+        };
+        let which = found.which.clone();
+        let in_force = reloader.in_force();
+        match take(reloader, found).await {
+            Taken::Same if !in_force.is_not_kept(&which) => {}
+            Taken::New | Taken::Same => {
+                self.to_keep.insert(which, answer);
+                self.keep(reloader).await;
+            }
+            Taken::Unwanted => {}
+            Taken::No(fault) => in_force.list_not_replaced(&which, &fault, false),
         }
     }
 
@@ -257,7 +319,6 @@ impl Watch {
         match take(reloader, found).await {
             Taken::New | Taken::Same | Taken::Unwanted => {
                 self.tried.remove(&which);
-                self.write_marks(reloader);
             }
             Taken::No(fault) => {
                 let before = self.tried.remove(&which);
@@ -281,26 +342,66 @@ impl Watch {
         }
     }
 
-    /// Keeps what a URL led to for the next start. Until that is done, it is not asked again.
-    async fn keep(&mut self, reloader: &Reloader, which: Which, answer: Vec<u8>) {
-        let CrlPlace::Url(url) = which.1.clone() else {
+    /// Keeps what URLs led to for the next start. Of each one thing is kept at a time, and of what comes meanwhile the last.
+    async fn keep(&mut self, reloader: &Reloader) {
+        self.to_keep.extend(reloader.to_keep().drain(..));
+        if self.to_keep.is_empty() {
             return;
-        };
+        }
         let data = reloader.config().await.data.clone();
-        self.begin(Work::Url(which.clone()), async move {
-            let kept = keep(&data, &url, answer).await;
-            Done::Kept(which, kept)
-        });
+        for (which, answer) in std::mem::take(&mut self.to_keep) {
+            let CrlPlace::Url(url) = which.1.clone() else {
+                continue;
+            };
+            let work = Work::Keep(which.clone());
+            if self.busy.contains_key(&work) {
+                self.to_keep.insert(which, answer);
+                continue;
+            }
+            let data = data.clone();
+            self.begin(work, async move {
+                let kept = keep(&data, &url, answer).await;
+                Done::Kept(which, kept)
+            });
+        }
+    }
+
+    /// What is yet to be written, before the process ends.
+    async fn finish(mut self, reloader: &Reloader) {
+        let marks = reloader.marks();
+        let written = marks.write(LAST_WITHIN).await;
+        reloader.in_force().marks_written(marks.path(), written);
+        let keeping = async {
+            self.keep(reloader).await;
+            let is_keeping = |work: &Work| matches!(work, Work::Keep(_));
+            while self.busy.keys().any(is_keeping) {
+                let Some(ended) = self.jobs.join_next_with_id().await else {
+                    return;
+                };
+                // Nothing else is put in force any more.
+                let (id, done) = match ended {
+                    Ok((id, done)) => (id, Some(done)),
+                    Err(error) => (error.id(), None),
+                };
+                self.busy.retain(|_, busy| busy.job != id);
+                if let Some(Done::Kept(which, Err(error))) = done {
+                    reloader.in_force().list_not_kept(&which, &error);
+                }
+                self.keep(reloader).await;
+            }
+        };
+        if tokio::time::timeout(LAST_WITHIN, keeping).await.is_err() {
+            tracing::error!(target: "alarm", "a list of revoked certificates could not be kept for the next start before the end");
+        }
     }
 
     /// Writes how new the lists in force are, if that has changed.
     fn write_marks(&mut self, reloader: &Reloader) {
         if !self.busy.contains_key(&Work::Marks) {
             let marks = Arc::clone(reloader.marks());
-            self.begin(
-                Work::Marks,
-                async move { Done::Written(marks.write().await) },
-            );
+            self.begin(Work::Marks, async move {
+                Done::Written(marks.write(WRITTEN_WITHIN).await)
+            });
         }
     }
 
@@ -314,7 +415,74 @@ impl Watch {
     }
 }
 
+impl Seen {
+    /// During which it was seen.
+    fn work(&self) -> Work {
+        match self {
+            Self::File(path, _) => Work::File(path.clone()),
+            Self::Url { found, .. } => Work::Url(found.which.clone()),
+        }
+    }
+
+    fn found(&self) -> Vec<&Found> {
+        match self {
+            Self::File(_, all) => (all.iter())
+                .filter_map(|one| match one {
+                    Looked::Read(found, _) => Some(found),
+                    Looked::AsInForce(..) | Looked::AsTried => None,
+                })
+                .collect(),
+            Self::Url { found, .. } => vec![found],
+        }
+    }
+}
+
+/// Of what a panic ended.
+fn failed(reloader: &Reloader, work: Option<Work>) {
+    let in_force = reloader.in_force();
+    let error = || io::Error::other(FAILED);
+    match work {
+        Some(Work::Url(which)) => {
+            in_force.list_not_replaced(&which, &format!("{}: {FAILED}", which.1), false);
+        }
+        Some(Work::Keep(which)) => in_force.list_not_kept(&which, &error()),
+        Some(Work::Marks) => in_force.marks_written(reloader.marks().path(), Err(error())),
+        // Reading is done elsewhere, whose panics are told of.
+        Some(Work::File(_)) | None => {}
+    }
+}
+
+/// Announces how new the lists are that are about to be put in force. Returns whether any is.
+async fn announce(reloader: &Reloader, seen: &Seen) -> bool {
+    let config = reloader.config().await;
+    let mut is_any = false;
+    for found in seen.found() {
+        if let Ok((next, true)) = with(reloader, &config, found) {
+            reloader.marks().announce(anchors_of(&next));
+            is_any = true;
+        }
+    }
+    is_any
+}
+
+/// Has written how new the lists are that were seen. A disk that hangs is not waited for long.
+async fn remember(marks: Arc<KeptMarks>, seen: Seen) -> Done {
+    let written = marks.write(WRITTEN_WITHIN).await;
+    Done::Remembered(seen, written)
+}
+
 impl Wanted {
+    /// What is told of it if a panic ends the reading.
+    fn failed(&self) -> Looked {
+        let found = Found {
+            which: self.which.clone(),
+            authorities: self.authorities.clone(),
+            stamp: None,
+            lists: Err(format!("{}: {FAILED}", self.which.1)),
+        };
+        Looked::Read(found, Readable::No)
+    }
+
     fn look_at(self, path: &Path) -> Looked {
         let stamp = FileStamp::of(path);
         if let Some(stamp) = stamp.filter(|_| stamp == self.in_force) {
@@ -372,10 +540,8 @@ async fn ask(which: Which, authorities: Vec<CaCertificate>, tls: Option<Upstream
         authorities,
         stamp: None,
     };
-    Done::Asked {
-        found,
-        answer: answer.unwrap_or_default(),
-    }
+    let answer = answer.unwrap_or_default();
+    Done::Seen(Seen::Url { found, answer })
 }
 
 /// What became of what was found.
@@ -390,10 +556,10 @@ enum Taken {
     No(String),
 }
 
-/// Puts in force what was found, if it can be, and is what is still wanted.
-async fn take(reloader: &Reloader, found: Found) -> Taken {
+/// The configuration with what was found, and whether that has a list that is not in force yet. The error says why it
+/// cannot be put in force.
+fn with(reloader: &Reloader, config: &Config, found: &Found) -> Result<(Config, bool), Taken> {
     let (name, place) = &found.which;
-    let mut config = reloader.config().await;
     let mut next = config.clone();
     let anchors = next
         .gateway
@@ -402,21 +568,30 @@ async fn take(reloader: &Reloader, found: Found) -> Taken {
     let mut anchors =
         anchors.filter(|one| one.name == *name && one.authorities == found.authorities);
     let Some(source) = anchors.next().and_then(|anchor| anchor.source_mut(place)) else {
-        return Taken::Unwanted;
+        return Err(Taken::Unwanted);
     };
-    let lists = match found.lists {
-        Ok(lists) => lists,
-        Err(fault) => return Taken::No(fault),
-    };
+    let lists = found.lists.clone().map_err(Taken::No)?;
     let before: Vec<_> = source.lists.iter().map(|list| list.fingerprint).collect();
     let is_new = lists.iter().any(|list| !before.contains(&list.fingerprint));
-    if let Err(fault) = source.replace(lists, found.stamp) {
-        return Taken::No(format!("{place}: {fault}"));
-    }
+    source
+        .replace(lists, found.stamp)
+        .map_err(|fault| Taken::No(format!("{place}: {fault}")))?;
+    reloader
+        .marks()
+        .check(anchors_of(&next))
+        .map_err(|older| Taken::No(format!("{place}: {older}")))?;
+    Ok((next, is_new))
+}
+
+/// Puts in force what was found, if it can be, and is what is still wanted.
+async fn take(reloader: &Reloader, found: Found) -> Taken {
+    let (name, place) = &found.which;
+    let mut config = reloader.config().await;
+    let (next, is_new) = match with(reloader, &config, &found) {
+        Ok(next) => next,
+        Err(why) => return why,
+    };
     let anchors = anchors_of(&next);
-    if let Err(older) = reloader.marks().check(anchors) {
-        return Taken::No(format!("{place}: {older}"));
-    }
     if is_new {
         match reloader.publish_foreign(&next) {
             Ok(ended) => {
@@ -436,3 +611,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(30);
 /// What cannot be used costs as much as what can.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// With what else ends, within the time that the process has to end (`FLUSH_WITHIN`).
+const LAST_WITHIN: Duration = Duration::from_millis(1_500);
+const FAILED: &str = "reading it failed; the server's log says more";

@@ -25,10 +25,12 @@ pub(crate) enum StartFault {
     #[error("{0}")]
     Foreign(String),
     #[error(
-        "{older}; put a newer one in its place. If its CA began to number its lists anew, or its clock was wrong, and so there is none: remove the folder {}, which keeps what was in force",
-        .folder.display()
+        "{older}; put a newer one in its place. If its CA began to number its lists anew, or its clock was wrong, and so there is none: take the entries with the authority {} out of {}{}",
+        .older.authority,
+        .marks.display(),
+        also_remove(.older)
     )]
-    OlderList { folder: PathBuf, older: Older },
+    OlderList { marks: PathBuf, older: Older },
     #[error("{0}")]
     Inherited(#[from] InheritedFault),
     #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]
@@ -51,6 +53,17 @@ pub(crate) enum StartFault {
     AccessLog(String),
     #[error("a part of the server failed while it started; its log says more")]
     Panicked,
+}
+
+/// Lists that were kept of URLs are taken up again with a start.
+fn also_remove(older: &Older) -> String {
+    match &*older.kept {
+        [] => String::new(),
+        files => format!(
+            ", and remove {} beside it, if it is there",
+            files.join(" and ")
+        ),
+    }
 }
 
 /// Why the server ended although nobody told it to.

@@ -40,7 +40,7 @@ use crate::configuration::{Loaded, Source};
 use crate::decisions::Decisions;
 use crate::enrollment::{self, Enrollment};
 use crate::feed::{self, Applied, Feed};
-use crate::foreign::{self, KeptMarks};
+use crate::foreign::{self, KeptMarks, WRITTEN_WITHIN};
 use crate::health::{self, Health};
 use crate::in_force::InForce;
 use crate::metrics::Metrics;
@@ -121,7 +121,7 @@ impl Server {
         data_directory::prepare(&loaded.config.data)?;
         let authority = Arc::new(open(&loaded.config, passphrase).await?);
         let own_cas = own_cas(&authority);
-        let asked = foreign::complete(&mut loaded.config, &[], &own_cas)
+        let mut asked = foreign::complete(&mut loaded.config, &[], &own_cas)
             .await
             .map_err(StartFault::Foreign)?;
         let config = &loaded.config;
@@ -129,9 +129,10 @@ impl Server {
         marks
             .check(foreign::anchors_of(config))
             .map_err(|older| StartFault::OlderList {
-                folder: marks.folder().to_owned(),
+                marks: marks.path().to_owned(),
                 older,
             })?;
+        foreign::keep_all(&config.data, &mut asked).await;
         let marks = Arc::new(marks);
         // The lock is ours: an older file was left by a process that was killed.
         Addresses::withdraw(&config.data)?;
@@ -140,7 +141,7 @@ impl Server {
         let in_force = Arc::new(InForce::new(metrics.clone()));
         // Before anybody is judged by these lists.
         marks.raise(foreign::anchors_of(config));
-        in_force.marks_written(marks.path(), marks.write().await);
+        in_force.marks_written(marks.path(), marks.write(WRITTEN_WITHIN).await);
         let renewal = Arc::new(
             Renewal::start(
                 Arc::clone(&authority),

@@ -1,7 +1,7 @@
 //! Reloading: another configuration is built whole, from the file to the last certificate, and published last. Whatever
 //! is wrong anywhere leaves everything as it is (I5).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ca::Authority;
@@ -17,7 +17,7 @@ use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
 use crate::config::{Collector, Config, changes};
 use crate::configuration::{Fault, Loaded, Source};
-use crate::foreign::{self, KeptMarks};
+use crate::foreign::{self, KeptMarks, WRITTEN_WITHIN, Which};
 use crate::in_force::InForce;
 use crate::otlp::Spans;
 use crate::server_certificate::{Renamed, Renewal};
@@ -34,6 +34,8 @@ pub(crate) struct Reloader {
     in_force: Arc<InForce>,
     /// How new the lists of other CAs were that have been in force.
     marks: Arc<KeptMarks>,
+    /// What URLs led to that a reload has put in force, to be kept for the next start.
+    to_keep: std::sync::Mutex<Vec<(Which, Vec<u8>)>>,
     /// What the service manager is told while the process serves.
     status: String,
 }
@@ -107,6 +109,7 @@ impl Reloader {
             parts,
             in_force,
             marks,
+            to_keep: std::sync::Mutex::default(),
             status,
         }
     }
@@ -152,14 +155,14 @@ impl Reloader {
             mistakes,
         };
         let one = |mistake: String| refused(vec![mistake]);
+        let known = foreign::anchors_of(&*self.config.lock().await).to_vec();
         let mut loaded = self.load(unfinished).await.map_err(refused)?;
         // Whoever is asked for a list may take their time, and nobody else waits for them meanwhile.
-        let known = foreign::anchors_of(&*self.config.lock().await).to_vec();
-        let asked = foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
+        let mut asked = foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
             .await
             .map_err(one)?;
         let mut config = self.config.lock().await;
-        foreign::follow(&mut loaded.config, foreign::anchors_of(&config));
+        foreign::follow(&mut loaded.config, &known, foreign::anchors_of(&config));
         let anchors = foreign::anchors_of(&loaded.config);
         self.marks
             .check(anchors)
@@ -174,8 +177,16 @@ impl Reloader {
             .build(&config, &loaded.config)
             .await
             .map_err(one)?;
+        // Before anybody is judged by these lists.
+        self.marks.announce(anchors);
+        let written = self.marks.write(WRITTEN_WITHIN).await;
         built.publish();
         self.marks.raise(anchors);
+        self.in_force.marks_written(self.marks.path(), written);
+        let answers = asked
+            .iter_mut()
+            .filter_map(|one| Some((one.which.clone(), one.answer.take()?)));
+        self.to_keep().extend(answers);
         self.in_force.loaded(&loaded.config, &loaded.hash, &asked);
         *config = loaded.config;
         Ok(changes.sentences)
@@ -264,6 +275,12 @@ impl Reloader {
 
     pub(super) fn marks(&self) -> &Arc<KeptMarks> {
         &self.marks
+    }
+
+    /// What reloads have put in force and nobody has kept yet.
+    pub(super) fn to_keep(&self) -> std::sync::MutexGuard<'_, Vec<(Which, Vec<u8>)>> {
+        // Every answer is whole, even after a panic.
+        self.to_keep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn in_force(&self) -> &InForce {

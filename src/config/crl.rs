@@ -182,10 +182,13 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ReadFault> {
     Ok(content)
 }
 
-/// Where tests let a file hang, as if its file system did not answer, for as long as there is another one beside it.
+/// Where tests let a file hang, as if its file system did not answer, for as long as there is another one beside it; or let
+/// the reading of it panic.
 #[cfg(feature = "failpoints")]
 fn hang(path: &Path) {
     fail::fail_point!("crl::read", |extension| {
+        let panics = path.with_extension("panics");
+        assert!(!panics.exists(), "injected");
         let beside = path.with_extension(extension.unwrap_or_default());
         while beside.exists() {
             std::thread::sleep(PAUSE);

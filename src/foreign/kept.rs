@@ -36,6 +36,10 @@ fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn place(data: &Path, url: &CrlUrl) -> PathBuf {
-    let name = Fingerprint::of(url.to_string().as_bytes());
-    data.join("crl").join(format!("{name}.crl"))
+    data.join("crl").join(file_name(url))
+}
+
+/// SHA-256 of the URL in hexadecimal, and an extension.
+pub(super) fn file_name(url: &CrlUrl) -> String {
+    format!("{}.crl", Fingerprint::of(url.to_string().as_bytes()))
 }

@@ -7,13 +7,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use identity::revocation_list::Scope;
 use identity::{CaCertificate, Fingerprint, Name, RevocationList, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 
-use crate::config::AnchorConfig;
+use super::kept;
+use crate::config::{AnchorConfig, CrlPlace};
 use crate::{clock, files};
 
 /// The newest of each CA and kind of list. A CA is known by its name and key, so that a new certificate of it starts nothing anew.
@@ -36,6 +39,10 @@ pub(crate) struct Older {
     anchor: Name,
     /// thisUpdate of the newer one.
     mark: Timestamp,
+    /// The CA, as marks know it.
+    pub(crate) authority: Fingerprint,
+    /// Where lists are kept that the anchor's URLs led to: names of files beside the marks.
+    pub(crate) kept: Vec<String>,
 }
 
 impl Marks {
@@ -49,6 +56,8 @@ impl Marks {
                 self.check_lists(ca, &lists).map_err(|mark| Older {
                     anchor: anchor.name.clone(),
                     mark,
+                    authority: ca.authority(),
+                    kept: kept_of(anchor, ca),
                 })?;
             }
         }
@@ -104,6 +113,20 @@ impl Marks {
     }
 }
 
+/// The files in which lists by this CA are kept.
+fn kept_of(anchor: &AnchorConfig, ca: &CaCertificate) -> Vec<String> {
+    let sources = anchor.crl.iter().flat_map(|crl| &crl.sources);
+    let urls = sources.filter_map(|source| match &source.place {
+        CrlPlace::Url(url) => {
+            let mut lists = source.lists.iter();
+            let is_of_ca = lists.any(|list| list.issuer == ca.fingerprint());
+            is_of_ca.then(|| kept::file_name(url))
+        }
+        CrlPlace::File(_) => None,
+    });
+    urls.collect()
+}
+
 impl Mark {
     fn of(list: &RevocationList) -> Self {
         Self {
@@ -125,9 +148,12 @@ impl Mark {
 /// The marks, and the file that they are kept in.
 pub(crate) struct KeptMarks {
     path: PathBuf,
+    /// What has been in force.
     marks: Mutex<Marks>,
+    /// What the file is to hold: these, and what is about to be in force.
+    due: Mutex<Marks>,
     /// What the file holds. Held while it is written.
-    written: tokio::sync::Mutex<Marks>,
+    written: Arc<tokio::sync::Mutex<Marks>>,
 }
 
 impl KeptMarks {
@@ -147,25 +173,37 @@ impl KeptMarks {
         };
         Ok(Self {
             path,
-            written: tokio::sync::Mutex::new(marks.clone()),
+            written: Arc::new(tokio::sync::Mutex::new(marks.clone())),
+            due: Mutex::new(marks.clone()),
             marks: Mutex::new(marks),
         })
     }
 
     /// Fails if something would be in force of a CA that is older than what was.
     pub(crate) fn check(&self, anchors: &[AnchorConfig]) -> Result<(), Older> {
-        self.lock().check(anchors)
+        lock(&self.marks).check(anchors)
+    }
+
+    /// What is about to be in force: the next [`Self::write`] writes it. Nothing is refused for it yet.
+    pub(crate) fn announce(&self, anchors: &[AnchorConfig]) {
+        lock(&self.due).raise(anchors);
     }
 
     /// Remembers what is in force, until [`Self::write`] for the life of the process.
     pub(crate) fn raise(&self, anchors: &[AnchorConfig]) {
-        self.lock().raise(anchors);
+        self.announce(anchors);
+        lock(&self.marks).raise(anchors);
     }
 
-    /// Writes the marks, if they differ from what is written. To be run to its end.
-    pub(crate) async fn write(&self) -> io::Result<()> {
-        let mut written = self.written.lock().await;
-        let marks = self.lock().clone();
+    /// Writes the marks, if they differ from what is written; they are on the disk when this returns. A disk that takes
+    /// longer is not waited for: the writing goes on, holds one thread for as long as it takes, and nothing else is
+    /// written meanwhile.
+    pub(crate) async fn write(&self, within: Duration) -> io::Result<()> {
+        let until = Instant::now() + within;
+        let late = |_| not_ended(within);
+        let waiting = Arc::clone(&self.written).lock_owned();
+        let mut written = timeout_at(until, waiting).await.map_err(late)?;
+        let marks = lock(&self.due).clone();
         if *written == marks {
             return Ok(());
         }
@@ -174,27 +212,32 @@ impl KeptMarks {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)?;
             }
-            files::write_atomically(&path, &text, 0o600)
+            files::write_atomically(&path, &text, 0o600)?;
+            *written = marks;
+            Ok(())
         });
-        writing.await.map_err(io::Error::other)??;
-        *written = marks;
-        Ok(())
-    }
-
-    /// With the marks and with the lists that are kept.
-    pub(crate) fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(&self.path)
+        let ended = timeout_at(until, writing).await.map_err(late)?;
+        ended.map_err(io::Error::other)?
     }
 
     /// Where they are kept.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Marks> {
-        // Every mark is whole, even after a panic.
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
+    // Every mark is whole, even after a panic.
+    marks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A disk does not answer.
+pub(crate) fn not_ended(within: Duration) -> io::Error {
+    let sentence = format!(
+        "writing it has taken {} s and has not ended; look at its file system",
+        within.as_secs()
+    );
+    io::Error::new(io::ErrorKind::TimedOut, sentence)
 }
 
 /// One mark as it is written.
@@ -271,6 +314,8 @@ fn number(digits: &str) -> Option<[u8; 20]> {
 }
 
 const FILE: &str = "in-force.json";
+/// How long a list waits to be put in force until it is written how new it is. Revocations wait no longer for a disk.
+pub(crate) const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 /// Of thousands of CAs.
 const LONGEST: usize = 4 << 20;
 

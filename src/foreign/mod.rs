@@ -12,7 +12,7 @@ mod marks;
 pub(crate) use anchor::gateway_anchors;
 pub(crate) use fetch::fetch;
 pub(crate) use kept::keep;
-pub(crate) use marks::{KeptMarks, Older};
+pub(crate) use marks::{KeptMarks, Older, WRITTEN_WITHIN, not_ended};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,19 @@ pub(crate) struct Asked {
     pub(crate) which: Which,
     /// Why what it led to before stays in force, if it does.
     pub(crate) fault: Option<String>,
-    /// Why it could not be kept for the next start, if it could not.
+    /// What it led to, if it is to be kept for the next start once it is accepted.
+    pub(crate) answer: Option<Vec<u8>>,
+    /// Why it could not be kept, if it could not.
     pub(crate) not_kept: Option<io::Error>,
+}
+
+/// Keeps what URLs led to, now that it is accepted.
+pub(crate) async fn keep_all(data: &Path, asked: &mut [Asked]) {
+    for one in asked {
+        if let (CrlPlace::Url(url), Some(answer)) = (&one.which.1, one.answer.take()) {
+            one.not_kept = keep(data, url, answer).await.err();
+        }
+    }
 }
 
 /// The anchors of a configuration.
@@ -59,10 +70,38 @@ pub(crate) async fn complete(
     fill(&mut gateway.anchors, &new.data).await
 }
 
-/// Goes on from the lists of URLs that are in force.
-pub(crate) fn follow(new: &mut Config, old: &[AnchorConfig]) {
+/// Goes on from the lists that are in force `now`: those of URLs, and those of files that were replaced since `before`,
+/// when `new` began to be read. So what was read is not taken for an older list that somebody put there.
+pub(crate) fn follow(new: &mut Config, before: &[AnchorConfig], now: &[AnchorConfig]) {
     if let Some(gateway) = &mut new.gateway {
-        carry_over(&mut gateway.anchors, old);
+        carry_over(&mut gateway.anchors, now);
+        go_on_from_files(&mut gateway.anchors, before, now);
+    }
+}
+
+fn go_on_from_files(new: &mut [AnchorConfig], before: &[AnchorConfig], now: &[AnchorConfig]) {
+    for anchor in new {
+        let of = |all: &'_ [AnchorConfig], place: &CrlPlace| {
+            let same = |one: &&AnchorConfig| {
+                one.name == anchor.name && one.authorities == anchor.authorities
+            };
+            let found = all.iter().find(same);
+            found.and_then(|anchor| anchor.source(place)).cloned()
+        };
+        let replaced: Vec<CrlSource> = (anchor.crl.iter().flat_map(|crl| &crl.sources))
+            .filter(|source| matches!(source.place, CrlPlace::File(_)))
+            .filter_map(|source| {
+                let old = of(before, &source.place)?;
+                let current = of(now, &source.place)?;
+                (old.stamp != current.stamp).then_some(current)
+            })
+            .collect();
+        for current in replaced {
+            if let Some(source) = anchor.source_mut(&current.place) {
+                // Fails if what was read is newer still.
+                let _ = source.replace(current.lists, current.stamp);
+            }
+        }
     }
 }
 
@@ -157,15 +196,15 @@ impl First {
                 "what was kept of a list of revoked certificates cannot be used: {fault}"
             );
         }
-        let asked = |fault, not_kept| Asked {
+        let asked = |fault, answer| Asked {
             which: (self.anchor.clone(), self.source.place.clone()),
             fault,
-            not_kept,
+            answer,
+            not_kept: None,
         };
         match self.fetch().await {
             Ok((bytes, lists)) => {
-                let not_kept = keep(&self.data, &self.url, bytes).await.err();
-                let asked = asked(None, not_kept);
+                let asked = asked(None, Some(bytes));
                 self.source.lists = lists;
                 Ok((self.source, asked))
             }

@@ -17,12 +17,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::anchor::{
-    MISSING, SOON, again, anchor, configure, is_told, metrics, ok, put, readiness, refused_start,
-    serve, start, whole,
+    MISSING, SOON, again, anchor, configure, is_told, metrics, ok, put, readiness, refused,
+    refused_start, serve, start, start_as_configured, whole,
 };
 use crate::harness::pki::Pki;
 use crate::harness::upstream::Upstream;
-use crate::harness::{Server, eventually};
+use crate::harness::{Server, Setup, eventually};
 
 fn is_well(server: &Server) -> bool {
     readiness(server)["degraded"] == false
@@ -82,6 +82,49 @@ async fn a_file_that_is_gone_for_a_moment_is_told_of_for_that_moment() {
         mount();
         eventually(SOON, "its return", || is_well(&server));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_lacks_a_list_or_cannot_be_read_without_a_panic_is_told_of() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let root = Pki::new(&path, "Root CA");
+    let factory = root.below(&path, "Factory CA");
+    let (pump, fan) = (factory.client("/CN=pump"), factory.client("/CN=fan"));
+    let pem = |ca: &Pki| fs::read(ca.path("ca.pem")).unwrap();
+    let certificates = path.join("both.pem");
+    fs::write(&certificates, [pem(&root), pem(&factory)].concat()).unwrap();
+    let crl = path.join("both.crl");
+    let both = || [root.list(&[]), factory.list(&[])].concat();
+    put(&crl, &both());
+    let place = format!("'{}'", crl.display());
+    let anchors = anchor("factory", &certificates, &place, "'cn'");
+    configure(&path, &upstream, &anchors);
+    let setup = Setup::default().environment("FAILPOINTS", "crl::read=return(hangs)");
+    let server = start_as_configured(directory, setup);
+    assert_eq!(pump.asks(&server, "/"), ok());
+
+    factory.revoke(&pump.certificate);
+    put(&crl, &root.list(&[]));
+    eventually(SOON, "the list that is missing", || {
+        is_told(&server, "is not there any more")
+    });
+    assert_eq!(pump.asks(&server, "/"), ok());
+    put(&crl, &both());
+    eventually(SOON, "both lists", || is_well(&server));
+    assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+
+    fs::write(path.join("both.panics"), "").unwrap();
+    factory.revoke(&fan.certificate);
+    put(&crl, &both());
+    eventually(SOON, "the panic", || {
+        is_told(&server, "reading it failed; the server's log says more")
+    });
+    assert_eq!(fan.asks(&server, "/"), ok());
+    fs::remove_file(path.join("both.panics")).unwrap();
+    eventually(SOON, "the end of the panics", || is_well(&server));
+    assert_eq!(fan.asks(&server, "/"), refused(403, "revoked"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,12 @@
 //! and not by way of lists of another kind.
 
 use std::fs;
+use std::time::Duration;
 
+use crate::harness::Setup;
 use crate::harness::anchor::{
-    SOON, again, anchor, configure, is_told, ok, put, refused, refused_start, start,
+    SOON, again, anchor, configure, is_told, ok, put, readiness, refused, refused_start, start,
+    start_as_configured,
 };
 use crate::harness::pki::Pki;
 use crate::harness::upstream::Upstream;
@@ -30,13 +33,10 @@ async fn a_restart_takes_no_older_file() {
     eventually(SOON, "its revocation", || {
         pump.asks(&server, "/") == refused(403, "revoked")
     });
-    // As it is written with the next look at the latest.
-    let marks = path.join("data/crl/in-force.json");
-    let told = || fs::read_to_string(&marks).unwrap();
-    eventually(SOON, "what is remembered", || told().contains("02\""));
-
     // The host is put back as it was yesterday, all but the data directory.
     let directory = server.kill();
+    let marks = path.join("data/crl/in-force.json");
+    assert!(fs::read_to_string(&marks).unwrap().contains("02\""));
     put(&crl, &older);
     let refusal = refused_start(&path);
     assert!(
@@ -67,8 +67,16 @@ async fn a_restart_takes_no_older_file() {
         is_told(&server, "older than the one in force")
     });
     let directory = server.stop();
-    assert!(refused_start(&path).contains("remove the folder data/crl"));
-    fs::remove_dir_all(path.join("data/crl")).unwrap();
+    let told = refused_start(&path);
+    assert!(told.contains(" out of data/crl/in-force.json"), "{told}");
+    let (_, authority) = told.split_once("the entries with the authority ").unwrap();
+    let (authority, _) = authority.split_once(' ').unwrap();
+    let entries = fs::read(&marks).unwrap();
+    let mut entries: Vec<serde_json::Value> = serde_json::from_slice(&entries).unwrap();
+    let before = entries.len();
+    entries.retain(|entry| entry["authority"] != authority);
+    assert_eq!(entries.len(), before - 1);
+    fs::write(&marks, serde_json::to_vec(&entries).unwrap()).unwrap();
     let server = again(directory);
     assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
 }
@@ -120,4 +128,111 @@ async fn no_reload_takes_one_by_way_of_another_kind() {
     put(&crl, &factory.list(&[]));
     server.run(&["reload"]);
     assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+}
+
+/// Writing `x.json` hangs while there is a file `x.hangs` beside it.
+fn slow_disk() -> Setup {
+    Setup::default().environment("FAILPOINTS", "files::put=return(hangs)")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_list_is_in_force_before_it_is_written_how_new_it_is() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let (factory, depot) = (Pki::new(&path, "Factory CA"), Pki::new(&path, "Depot CA"));
+    let (pump, fan) = (factory.client("/CN=pump"), factory.client("/CN=fan"));
+    let lift = depot.client("/CN=lift");
+    let (crl, other) = (path.join("factory.crl"), path.join("depot.crl"));
+    put(&crl, &factory.list(&[]));
+    put(&other, &depot.list(&[]));
+    let with = |name, ca: &Pki, crl: &std::path::Path| {
+        let place = format!("'{}'", crl.display());
+        anchor(name, &ca.path("ca.pem"), &place, "'cn'")
+    };
+    let anchors = with("factory", &factory, &crl) + &with("depot", &depot, &other);
+    configure(&path, &upstream, &anchors);
+    let server = start_as_configured(directory, slow_disk());
+    assert_eq!(pump.asks(&server, "/"), ok());
+    let (marks, hangs) = (
+        path.join("data/crl/in-force.json"),
+        path.join("data/crl/in-force.hangs"),
+    );
+    fs::write(&hangs, "").unwrap();
+    factory.revoke(&pump.certificate);
+    let older = factory.list(&[]);
+    put(&crl, &older);
+    // It was looked at, and is not waited for any longer than five seconds.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(pump.asks(&server, "/"), ok());
+    fs::remove_file(&hangs).unwrap();
+    eventually(SOON, "its revocation", || {
+        pump.asks(&server, "/") == refused(403, "revoked")
+    });
+    assert!(fs::read_to_string(&marks).unwrap().contains("02\""));
+
+    // No revocation waits for a disk that does not answer, and it is told of.
+    fs::write(&hangs, "").unwrap();
+    factory.revoke(&fan.certificate);
+    put(&crl, &factory.list(&[]));
+    eventually(SOON, "a revocation in spite of the disk", || {
+        fan.asks(&server, "/") == refused(403, "revoked")
+    });
+    eventually(SOON, "an alarm", || {
+        is_told(
+            &server,
+            "in-force.json, so that a restart might take older ones: writing it has taken 5 s and has not ended",
+        )
+    });
+    depot.revoke(&lift.certificate);
+    put(&other, &depot.list(&[]));
+    eventually(SOON, "the other CA's", || {
+        lift.asks(&server, "/") == refused(403, "revoked")
+    });
+    fs::remove_file(&hangs).unwrap();
+    eventually(SOON, "the end of the alarm", || {
+        readiness(&server)["degraded"] == false
+    });
+    let _directory = server.kill();
+    put(&crl, &older);
+    let refusal = refused_start(&path);
+    assert!(refusal.contains("the anchor factory is older"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_and_the_end_leave_nothing_unwritten() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let factory = Pki::new(&path, "Factory CA");
+    let pump = factory.client("/CN=pump");
+    let (first, second) = (path.join("first.crl"), path.join("second.crl"));
+    let with = |crl: &std::path::Path| {
+        let place = format!("'{}'", crl.display());
+        anchor("factory", &factory.path("ca.pem"), &place, "'cn'")
+    };
+    put(&first, &factory.list(&[]));
+    put(&second, &factory.list(&[]));
+    let server = start(directory, &upstream, &with(&first));
+    configure(&path, &upstream, &with(&second));
+    server.run(&["reload"]);
+    let directory = server.kill();
+    let folder = path.join("data/crl");
+    let remembered = || fs::read_to_string(folder.join("in-force.json")).unwrap();
+    assert!(remembered().contains("02\""), "{}", remembered());
+
+    let server = again(directory);
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "").unwrap();
+    factory.revoke(&pump.certificate);
+    put(&second, &factory.list(&[]));
+    eventually(SOON, "its revocation", || {
+        pump.asks(&server, "/") == refused(403, "revoked")
+    });
+    eventually(SOON, "an alarm", || {
+        is_told(&server, "in force cannot be written to")
+    });
+    fs::remove_file(&folder).unwrap();
+    let _directory = server.stop();
+    assert!(remembered().contains("03\""), "{}", remembered());
 }

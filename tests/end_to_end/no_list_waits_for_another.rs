@@ -140,6 +140,7 @@ async fn a_list_that_is_being_written_is_read_when_it_is_whole() {
 #[derive(Clone)]
 enum Answer {
     Whole(Vec<u8>),
+    /// Until there is another answer.
     Nothing,
     /// This head, and then as much as is taken.
     Endless(&'static str),
@@ -166,15 +167,15 @@ async fn serve(answers: watch::Receiver<Answer>) -> Asked {
                 most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let mut head = [0; 2048];
                 let _ = stream.read(&mut head).await;
-                let answer = answers.borrow_and_update().clone();
+                let mut answer = answers.borrow_and_update().clone();
+                if matches!(answer, Answer::Nothing) && answers.changed().await.is_ok() {
+                    answer = answers.borrow().clone();
+                }
                 match answer {
                     Answer::Whole(answer) => {
                         let _ = stream.write_all(&answer).await;
                     }
-                    // Until there is another answer.
-                    Answer::Nothing => {
-                        let _ = answers.changed().await;
-                    }
+                    Answer::Nothing => {}
                     Answer::Endless(head) => {
                         let chunk = [&b"100000\r\n"[..], &vec![b'x'; 1 << 20], b"\r\n"].concat();
                         let mut sent = stream.write_all(head.as_bytes()).await;
@@ -280,4 +281,122 @@ async fn an_answer_that_is_too_long_is_refused_at_the_limit() {
         assert_eq!(pump.asks(&server, "/"), ok());
         status(&server, "VmRSS:") / 1024 < before + 64
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_comes_while_a_reload_waits_stays_in_force() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let (factory, depot) = (Pki::new(&path, "Factory CA"), Pki::new(&path, "Depot CA"));
+    let (pump, lift) = (factory.client("/CN=pump"), depot.client("/CN=lift"));
+    let crl = path.join("factory.crl");
+    put(&crl, &factory.list(&[]));
+    let from = |crl: &Path| anchor("factory", &factory.path("ca.pem"), &place(crl), "'cn'");
+    let (answer, answers) = watch::channel(Answer::Nothing);
+    let asked = serve(answers).await;
+    let url = format!("'http://localhost:{}/b'", asked.port);
+    let with_url = anchor("depot", &depot.path("ca.pem"), &url, "'cn'");
+    let server = start(directory, &upstream, &from(&crl));
+    configure(&path, &upstream, &(from(&crl) + &with_url));
+    std::thread::scope(|scope| {
+        let reloading = scope.spawn(|| server.keybound(&["reload"]));
+        eventually(SOON, "somebody who asks", || {
+            asked.most.load(Ordering::SeqCst) == 1
+        });
+        factory.revoke(&pump.certificate);
+        put(&crl, &factory.list(&[]));
+        eventually(SOON, "its revocation", || {
+            pump.asks(&server, "/") == refused(403, "revoked")
+        });
+        answer.send_replace(Answer::Whole(whole(&depot.list(&[]))));
+        let output = reloading.join().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    });
+    assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+    assert_eq!(lift.asks(&server, "/"), ok());
+    assert_eq!(readiness(&server)["degraded"], false);
+    eventually(SOON, "what is kept of the URL", || kept_in(&path) == 1);
+}
+
+/// How many URLs something was kept of.
+fn kept_in(path: &Path) -> usize {
+    let files = fs::read_dir(path.join("data/crl")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    names
+        .filter(|name| {
+            name.to_string_lossy().ends_with(".crl") && !name.to_string_lossy().starts_with('.')
+        })
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_kept_of_what_a_refused_reload_asked_for() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let (factory, depot) = (Pki::new(&path, "Factory CA"), Pki::new(&path, "Depot CA"));
+    let (crl, old) = (path.join("factory.crl"), path.join("old.crl"));
+    put(&old, &factory.list(&[]));
+    put(&crl, &factory.list(&[]));
+    let from = |crl: &Path| anchor("factory", &factory.path("ca.pem"), &place(crl), "'cn'");
+    let (_answer, answers) = watch::channel(Answer::Whole(whole(&depot.list(&[]))));
+    let asked = serve(answers).await;
+    let url = format!("'http://localhost:{}/b'", asked.port);
+    let with_url = anchor("depot", &depot.path("ca.pem"), &url, "'cn'");
+    let server = start(directory, &upstream, &from(&crl));
+    configure(&path, &upstream, &(from(&old) + &with_url));
+    let told = text(&server.keybound(&["reload"]).stderr);
+    assert!(told.contains("older than the one in force"), "{told}");
+    // The next look would have kept it.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(kept_in(&path), 0);
+    configure(&path, &upstream, &(from(&crl) + &with_url));
+    server.run(&["reload"]);
+    // As much as the end leaves.
+    let _directory = server.stop();
+    assert_eq!(kept_in(&path), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_keeps_no_url_from_being_asked() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let depot = Pki::new(&path, "Depot CA");
+    let (lift, ramp) = (depot.client("/CN=lift"), depot.client("/CN=ramp"));
+    let (answer, answers) = watch::channel(Answer::Whole(whole(&depot.list(&[]))));
+    let asked = serve(answers).await;
+    let url = format!("'http://localhost:{}/b'\nrefresh = '1s'", asked.port);
+    let anchors = anchor("depot", &depot.path("ca.pem"), &url, "'cn'");
+    configure(&path, &upstream, &anchors);
+    let setup = Setup::default().environment("FAILPOINTS", "files::put=return(hangs)");
+    let server = start_as_configured(directory, setup);
+    let mut files = fs::read_dir(path.join("data/crl"))
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let kept = files.find(|file| file.extension().is_some_and(|end| end == "crl"));
+    let hangs = kept.unwrap().with_extension("hangs");
+    fs::write(&hangs, "").unwrap();
+    for device in [&lift, &ramp] {
+        depot.revoke(&device.certificate);
+        answer.send_replace(Answer::Whole(whole(&depot.list(&[]))));
+        eventually(SOON, "a revocation in spite of the disk", || {
+            device.asks(&server, "/") == refused(403, "revoked")
+        });
+    }
+    eventually(SOON * 3, "an alarm", || {
+        is_told(&server, "writing it has taken 30 s and has not ended")
+    });
+    fs::remove_file(&hangs).unwrap();
+    eventually(SOON, "the end of the alarm", || {
+        readiness(&server)["degraded"] == false
+    });
+    // The last answer is what is kept.
+    let directory = server.stop();
+    answer.send_replace(Answer::Whole(
+        b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ));
+    let server = start_as_configured(directory, Setup::default());
+    assert_eq!(ramp.asks(&server, "/"), refused(403, "revoked"));
 }
