@@ -263,7 +263,11 @@ impl Watch {
             Some(Done::Kept(which, kept)) => {
                 match kept {
                     Ok(()) => in_force.list_kept(&which),
-                    Err(error) => in_force.list_not_kept(&which, &error),
+                    Err(error) if self.asked.contains_key(&which) => {
+                        in_force.list_not_kept(&which, &error);
+                    }
+                    // A reload has taken it out meanwhile.
+                    Err(_) => {}
                 }
                 // What came meanwhile.
                 self.keep(reloader).await;

@@ -112,24 +112,43 @@ async fn body(response: Response<Incoming>) -> Result<Vec<u8>, FetchFault> {
     collect(body).await
 }
 
-/// The whole body. One that says that it is too long is not even begun.
+/// The whole body. One that says that it is too long is not even begun; of one that does not say how long it is, no more is
+/// held than has come, because it comes in pieces: one vector that grows would be held twice meanwhile.
 async fn collect(mut body: Incoming) -> Result<Vec<u8>, FetchFault> {
     let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if length > MAX_LENGTH {
         return Err(FetchFault::TooLarge);
     }
-    let mut whole = Vec::with_capacity(length);
+    let mut pieces = Vec::new();
+    let mut piece = Vec::with_capacity(length);
+    let mut held = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| FetchFault::Http(error.to_string()))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if data.len() > MAX_LENGTH - whole.len() {
+        if data.len() > MAX_LENGTH - held {
             return Err(FetchFault::TooLarge);
         }
-        whole.extend_from_slice(&data);
+        held += data.len();
+        if data.len() > piece.capacity() - piece.len() {
+            let next = Vec::with_capacity(PIECE.max(data.len()));
+            pieces.push(std::mem::replace(&mut piece, next));
+        }
+        piece.extend_from_slice(&data);
+    }
+    if pieces.is_empty() {
+        return Ok(piece);
+    }
+    pieces.push(piece);
+    let mut whole = Vec::with_capacity(held);
+    // Each is given back as soon as it is copied.
+    for piece in pieces {
+        whole.extend_from_slice(&piece);
     }
     Ok(whole)
 }
 
 const MAX_HEAD: usize = 16 * 1024;
+/// More than hyper reads at once.
+const PIECE: usize = 1 << 20;

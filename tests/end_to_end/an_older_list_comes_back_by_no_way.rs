@@ -2,12 +2,14 @@
 //! and not by way of lists of another kind.
 
 use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::Setup;
 use crate::harness::anchor::{
-    SOON, again, anchor, configure, is_told, ok, put, readiness, refused, refused_start, start,
-    start_as_configured,
+    SOON, again, anchor, configure, is_told, ok, put, readiness, refused, refused_start, serve,
+    start, start_as_configured, whole,
 };
 use crate::harness::pki::Pki;
 use crate::harness::upstream::Upstream;
@@ -69,16 +71,77 @@ async fn a_restart_takes_no_older_file() {
     let directory = server.stop();
     let told = refused_start(&path);
     assert!(told.contains(" out of data/crl/in-force.json"), "{told}");
-    let (_, authority) = told.split_once("the entries with the authority ").unwrap();
-    let (authority, _) = authority.split_once(' ').unwrap();
+    assert!(!told.contains(", and remove "), "{told}");
+    forget_as_told(&path, &told);
+    let server = again(directory);
+    assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+}
+
+/// Does what a refused start says of a CA that numbers anew: takes out its one entry, and removes the file that is named.
+fn forget_as_told(path: &Path, told: &str) {
+    let marks = path.join("data/crl/in-force.json");
+    let (_, told) = told.split_once("the entries with the authority ").unwrap();
+    let (authority, told) = told.split_once(' ').unwrap();
     let entries = fs::read(&marks).unwrap();
     let mut entries: Vec<serde_json::Value> = serde_json::from_slice(&entries).unwrap();
     let before = entries.len();
     entries.retain(|entry| entry["authority"] != authority);
     assert_eq!(entries.len(), before - 1);
     fs::write(&marks, serde_json::to_vec(&entries).unwrap()).unwrap();
+    if let Some((_, told)) = told.split_once(", and remove ") {
+        let (file, _) = told.split_once(" beside it").unwrap();
+        fs::remove_file(marks.with_file_name(file)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_numbers_anew_behind_a_url_is_taken_and_no_other_forgotten() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let (factory, depot) = (Pki::new(&path, "Factory CA"), Pki::new(&path, "Depot CA"));
+    let (pump, lift) = (factory.client("/CN=pump"), depot.client("/CN=lift"));
+    let crl = path.join("depot.crl");
+    let older = depot.list(&[]);
+    depot.revoke(&lift.certificate);
+    put(&crl, &depot.list(&[]));
+    factory.list(&[]);
+    let answer = Arc::new(Mutex::new(whole(&factory.list(&[]))));
+    let port = serve(Arc::clone(&answer)).await;
+    let url = format!("http://localhost:{port}/factory.crl");
+    let from_url = format!("'{url}'\nrefresh = '1s'");
+    let from_file = format!("'{}'", crl.display());
+    let anchors = anchor("factory", &factory.path("ca.pem"), &from_url, "'cn'")
+        + &anchor("depot", &depot.path("ca.pem"), &from_file, "'cn'");
+    let server = start(directory, &upstream, &anchors);
+    assert_eq!(pump.asks(&server, "/"), ok());
+    fs::write(factory.path("crlnumber"), "01\n").unwrap();
+    factory.revoke(&pump.certificate);
+    *answer.lock().unwrap() = whole(&factory.list(&[]));
+    eventually(SOON, "lower number", || {
+        is_told(&server, "older than the one in force")
+    });
+    // What was kept goes first: from it a start would go on.
+    let directory = server.stop();
+    let server = again(directory);
+    assert!(is_told(&server, "older than the one in force"));
+    assert_eq!(pump.asks(&server, "/"), ok());
+    let directory = server.stop();
+    let name = identity::Fingerprint::of(url.as_bytes());
+    let kept = path.join(format!("data/crl/{name}.crl"));
+    fs::remove_file(&kept).unwrap();
+    let told = refused_start(&path);
+    assert!(!kept.exists());
+    // It may be there again.
+    fs::write(&kept, "").unwrap();
+    forget_as_told(&path, &told);
+    assert!(!kept.exists(), "{told}");
     let server = again(directory);
     assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+    let _directory = server.stop();
+    put(&crl, &older);
+    let told = refused_start(&path);
+    assert!(told.contains("the anchor depot is older"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +209,7 @@ async fn no_list_is_in_force_before_it_is_written_how_new_it_is() {
     let (crl, other) = (path.join("factory.crl"), path.join("depot.crl"));
     put(&crl, &factory.list(&[]));
     put(&other, &depot.list(&[]));
-    let with = |name, ca: &Pki, crl: &std::path::Path| {
+    let with = |name, ca: &Pki, crl: &Path| {
         let place = format!("'{}'", crl.display());
         anchor(name, &ca.path("ca.pem"), &place, "'cn'")
     };
@@ -207,7 +270,7 @@ async fn a_reload_and_the_end_leave_nothing_unwritten() {
     let factory = Pki::new(&path, "Factory CA");
     let pump = factory.client("/CN=pump");
     let (first, second) = (path.join("first.crl"), path.join("second.crl"));
-    let with = |crl: &std::path::Path| {
+    let with = |crl: &Path| {
         let place = format!("'{}'", crl.display());
         anchor("factory", &factory.path("ca.pem"), &place, "'cn'")
     };

@@ -275,7 +275,7 @@ async fn an_answer_that_is_too_long_is_refused_at_the_limit() {
     );
     // What is announced is not even begun, and of what is not no more is held than of the largest list.
     assert!(announced < 32, "{announced} MiB");
-    assert!(in_chunks < 640, "{in_chunks} MiB");
+    assert!(in_chunks < 320, "{in_chunks} MiB");
     // The allocator gives memory back when it is next asked for some.
     eventually(SOON * 2, "the memory again", || {
         assert_eq!(pump.asks(&server, "/"), ok());

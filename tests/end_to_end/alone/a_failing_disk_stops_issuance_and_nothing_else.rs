@@ -193,6 +193,29 @@ fn when_syncs_and_writes_report_errors() {
 }
 
 #[test]
+fn and_an_attempt_that_writes_nothing_does_not_make_it_well() {
+    let scene = Scene::new(Server::start(Setup::default()));
+    let key = Key::new("new");
+    let token = scene.target.token("new").unwrap();
+    // The log is empty, so that opening it again after a failure writes nothing that could fail as well.
+    let registry = registry(&scene.server.path("data"));
+    eventually(Duration::from_secs(5), "an empty log", || {
+        let emptied = registry.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        emptied == Ok(0)
+    });
+    drop(registry);
+    let trace = "trace=pwrite64";
+    let strace = Strace::attach(&scene.server, &[trace, "inject=pwrite64:error=ENOSPC"]);
+    scene.refuses(&key, &token);
+    assert!(strace.end().iter().any(|line| line.contains("(INJECTED)")));
+    let log = scene.server.log();
+    assert!(log.contains("the registry was opened and checked again"));
+    assert!(!log.contains("the registry can be written again"));
+    scene.recovers(&key, &token);
+    scene.ends();
+}
+
+#[test]
 fn and_after_one_failed_sync_the_registry_is_read_again_before_it_is_believed() {
     let scene = Scene::new(Server::start(Setup::default()));
     let key = Key::new("new");
