@@ -112,6 +112,15 @@ async fn each_kind_of_mistake() {
     };
     // Every one of them would let /b pass, if any of it were taken.
     let other = routes(&upstream, &["/b"]);
+    let root = fs::read(server.root_file()).unwrap();
+    fs::write(directory.join("truncated.pem"), &root[..root.len() / 2]).unwrap();
+    fs::write(directory.join("empty.pem"), "").unwrap();
+    let anchor = |file: &str| {
+        let file = directory.join(file).display().to_string();
+        format!(
+            "{other}[[gateway.anchor]]\nname = 'f'\ncertificates = '{file}'\ncrl = 'none'\nid_from = 'cn'\n"
+        )
+    };
     for (content, words) in [
         (other.clone() + "= x\n", &["this is not TOML"][..]),
         (
@@ -141,6 +150,12 @@ async fn each_kind_of_mistake() {
         (
             other.clone() + "[[gateway.certificate]]\ncertificate = '/nowhere'\nkey = '/nowhere'\n",
             &["line 6: /nowhere: it cannot be read"],
+        ),
+        (anchor("missing.pem"), &["missing.pem cannot be read"]),
+        (anchor("empty.pem"), &["certificates: ", "empty.pem"]),
+        (
+            anchor("truncated.pem"),
+            &["certificates: ", "truncated.pem"],
         ),
     ] {
         write(&directory, content);

@@ -16,6 +16,7 @@ mod a_device_enrolls_connects_is_identified_and_is_revoked;
 mod a_fleet_moves_from_nginx_and_back;
 mod a_folder_of_requests_is_signed_and_signed_again;
 mod a_gateway_speaks_for_the_devices_behind_it;
+mod a_load_balancer_says_where_devices_are;
 mod a_panic_ends_one_request_only;
 mod a_reload_with_a_mistake_changes_nothing;
 mod a_renewal_loses_no_request;
