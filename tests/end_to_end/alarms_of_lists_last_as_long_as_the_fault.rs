@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{
@@ -22,7 +23,7 @@ use crate::harness::anchor::{
 };
 use crate::harness::pki::Pki;
 use crate::harness::upstream::Upstream;
-use crate::harness::{Server, Setup, eventually};
+use crate::harness::{Server, Setup, eventually, succeed};
 
 fn is_well(server: &Server) -> bool {
     readiness(server)["degraded"] == false
@@ -125,6 +126,67 @@ async fn a_file_that_lacks_a_list_or_cannot_be_read_without_a_panic_is_told_of()
     fs::remove_file(path.join("both.panics")).unwrap();
     eventually(SOON, "the end of the panics", || is_well(&server));
     assert_eq!(fan.asks(&server, "/"), refused(403, "revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_ends_while_the_server_runs_is_told_of_before_and_after() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let factory = Pki::new(&path, "Factory CA");
+    let date = |when: &str| {
+        let mut date = Command::new("date");
+        succeed(date.args(["-u", "-d", when, "+%Y%m%d%H%M%SZ"]))
+    };
+    let (begin, end) = (date("2 seconds ago"), date("28 seconds"));
+    factory.openssl(&[
+        "req",
+        "-new",
+        "-key",
+        "ca.key",
+        "-subj",
+        "/CN=Factory CA",
+        "-out",
+        "short.csr",
+    ]);
+    factory.openssl(&[
+        "ca",
+        "-selfsign",
+        "-batch",
+        "-config",
+        "ca.cnf",
+        "-notext",
+        "-extensions",
+        "authority",
+        "-in",
+        "short.csr",
+        "-startdate",
+        begin.trim(),
+        "-enddate",
+        end.trim(),
+        "-out",
+        "ca.pem",
+    ]);
+    let pump = factory.client("/CN=pump");
+    let crl = path.join("factory.crl");
+    put(&crl, &factory.list(&[]));
+    let place = format!("'{}'", crl.display());
+    let anchors = anchor("factory", &factory.path("ca.pem"), &place, "'cn'");
+    let server = start(directory, &upstream, &anchors);
+    assert!(is_well(&server), "{}", readiness(&server));
+    assert_eq!(pump.asks(&server, "/"), ok());
+    eventually(SOON * 2, "a third of its life is left", || {
+        !is_well(&server)
+    });
+    assert_eq!(pump.asks(&server, "/"), ok());
+    let soon = "A CA certificate of the anchor factory ends soon";
+    assert!(is_told(&server, soon), "{}", readiness(&server));
+    eventually(SOON * 2, "its end", || {
+        pump.asks(&server, "/") == refused(503, "anchor-expired")
+    });
+    eventually(SOON, "the alarm", || {
+        is_told(&server, "factory has ended on")
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
