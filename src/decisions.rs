@@ -37,7 +37,8 @@ struct Entries {
 
 enum Entry {
     Gateway(Arc<Record>),
-    Enrollment(EnrollmentDecision),
+    /// Boxed, because the others have no room of their own, and are many more.
+    Enrollment(Box<EnrollmentDecision>),
 }
 
 /// A decision of the enrollment listener.
@@ -119,7 +120,7 @@ impl Decisions {
                 "decided by enrollment"
             );
         }
-        self.push(Entry::Enrollment(decision));
+        self.push(Entry::Enrollment(Box::new(decision)));
     }
 
     /// The newest decisions about a subject, newest first.

@@ -467,6 +467,7 @@ async fn serve_http2(connection: Rc<Connection>, io: GuardedIo, mut lifetime: Li
             Turn::Go => {}
         }
         let polled = http.as_mut().poll(cx).map(Some);
+        streams.forget_ended();
         for fault in handle.take_resets() {
             request::record_fault(&streams.connection, fault);
         }
@@ -572,6 +573,12 @@ impl Streams {
         reader
     }
 
+    /// Gives back what the tasks of streams that have ended still take.
+    fn forget_ended(&self) {
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+    }
+
     fn abort(&self) {
         self.tasks.borrow_mut().abort_all();
     }
@@ -589,7 +596,6 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
             return;
         }
         let mut tasks = self.tasks.borrow_mut();
-        while tasks.try_join_next().is_some() {}
         if let Some(reader) = reader {
             let (turn, connection) = (Rc::clone(&self.turn), Rc::clone(&self.connection));
             tasks.spawn_local(drive(stream, reader, turn, connection));

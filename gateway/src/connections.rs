@@ -132,6 +132,8 @@ impl Connections {
                 one.handle.cut();
             }
         }
+        // Most devices have one connection, and would keep the room for four.
+        others.reserve_exact(1);
         others.push(opened);
         drop(shard);
         Entry {

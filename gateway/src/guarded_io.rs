@@ -575,3 +575,15 @@ const REFUSED_REQUEST: &[u8] =
 const REFUSED_HOST: &[u8] = b"refused-by-keybound.invalid";
 
 const READ_ASIDE: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_idle_connection_keeps_of_it_is_small() {
+        // Futures that hand it on keep room for it each.
+        let size = size_of::<GuardedIo>();
+        assert!(size <= 512, "{size} bytes");
+    }
+}

@@ -17,7 +17,8 @@ use crate::tls::Socket;
 
 /// A TLS connection after its handshake.
 pub(crate) struct TlsIo {
-    tls: TlsStream<Socket>,
+    /// Boxed, because it is moved from future to future, and each would keep the room for it.
+    tls: Box<TlsStream<Socket>>,
     handle: Arc<Handle>,
     overhead: Overhead,
     /// What reading failed with after something had been read.
@@ -27,7 +28,7 @@ pub(crate) struct TlsIo {
 impl TlsIo {
     pub(crate) fn new(tls: TlsStream<Socket>, handle: Arc<Handle>) -> Self {
         Self {
-            tls,
+            tls: Box::new(tls),
             handle,
             overhead: Overhead::default(),
             error: None,
@@ -130,7 +131,7 @@ impl AsyncWrite for TlsIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, bytes)
+        Pin::new(&mut *self.tls).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -138,7 +139,7 @@ impl AsyncWrite for TlsIo {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bytes)
+        Pin::new(&mut *self.tls).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -146,11 +147,11 @@ impl AsyncWrite for TlsIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        Pin::new(&mut *self.tls).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+        Pin::new(&mut *self.tls).poll_shutdown(cx)
     }
 }
 
