@@ -174,6 +174,9 @@ pub(crate) async fn answer(
             (Outcome::Refused(wire.code), answer)
         }
     };
+    if !one_at_a_time {
+        headers::own_values(answer.headers_mut());
+    }
     answer.headers_mut().insert(X_REQUEST_ID, request_id);
     // A request for an upgrade that became no tunnel is the last one: whatever the peer sent early for a
     // tunnel must not be read as requests.

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use bytes::BytesMut;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
@@ -47,6 +48,23 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
     }
     if varies_with_device(headers) {
         headers.insert(VARY, HeaderValue::from_static("*"));
+    }
+}
+
+/// Copies the values out of the buffer that they were read into. HPACK remembers values for as long as a connection lasts, and
+/// the smallest of them would keep all of that buffer.
+pub(crate) fn own_values(headers: &mut HeaderMap) {
+    let length = headers.values().map(HeaderValue::len).sum();
+    let mut all = BytesMut::with_capacity(length);
+    for value in headers.values() {
+        all.extend_from_slice(value.as_bytes());
+    }
+    let mut all = all.freeze();
+    for value in headers.values_mut() {
+        let mut own = HeaderValue::from_maybe_shared(all.split_to(value.len()))
+            .expect("its bytes were a value before");
+        own.set_sensitive(value.is_sensitive());
+        *value = own;
     }
 }
 
@@ -321,6 +339,24 @@ mod tests {
         let mut cleaned = headers(lines);
         let result = clean_request(&mut cleaned).map(|()| cleaned);
         assert_eq!(result, expected.map(headers), "{lines:?}");
+    }
+
+    #[test]
+    fn values_keep_no_buffer_that_they_were_read_into() {
+        let read = bytes::Bytes::from(b"one\xfftwo ".repeat(1000));
+        let value = |range| HeaderValue::from_maybe_shared(read.slice(range)).expect("a value");
+        let mut owned = headers(&[("x-empty", "")]);
+        owned.append("x-a", value(0..4));
+        owned.append("x-a", value(4..7));
+        owned.append("x-b", value(8..2000));
+        let last = owned.get_mut("x-b").expect("it was put in");
+        last.set_sensitive(true);
+        let before = owned.clone();
+        own_values(&mut owned);
+        assert_eq!(owned, before);
+        assert!(owned["x-b"].is_sensitive() && !owned["x-a"].is_sensitive());
+        drop(before);
+        assert!(read.is_unique());
     }
 
     #[test]
