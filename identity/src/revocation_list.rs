@@ -5,6 +5,7 @@
 //! lists of other issuers' certificates, and critical extensions that nobody here understands.
 //! The grammar is followed from top to bottom in this one file.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -160,21 +161,22 @@ impl fmt::Debug for RevocationList {
 /// The lists of a file or an answer, in DER: one in DER, or any number in PEM.
 ///
 /// In PEM there may be text between them, and nothing else; a list whose end is missing is a fault.
-pub fn lists_in(bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, CrlFault> {
+/// One in DER is not copied: it can be a quarter of a gigabyte.
+pub fn lists_in(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, CrlFault> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(CrlFault::Empty);
     }
-    check_length(&bytes)?;
+    check_length(bytes)?;
     if bytes.first() == Some(&SEQUENCE) {
-        return Ok(vec![bytes]);
+        return Ok(vec![Cow::Borrowed(bytes)]);
     }
-    let mut rest = bytes.as_slice();
+    let mut rest = bytes;
     let mut lists = Vec::new();
     while let Some((kind, list)) = pem::from_buf(&mut rest).map_err(|_| CrlFault::NotPem)? {
         if kind != SectionKind::Crl {
             return Err(CrlFault::NotAList);
         }
-        lists.push(list);
+        lists.push(Cow::Owned(list));
     }
     if lists.is_empty() {
         Err(CrlFault::NotAList)

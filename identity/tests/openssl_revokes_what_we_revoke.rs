@@ -139,8 +139,9 @@ fn openssl_revokes_what_we_revoke() {
             write("list.pem", "X509 CRL", &der);
             let issuers = [CaCertificate::read(&ca.certificate).expect("an anchor")];
             let anchors = Anchors::new(std::slice::from_ref(&ca.certificate)).expect("an anchor");
-            let ours = lists_in(fs::read(directory.join("list.pem")).expect("there"))
-                .and_then(|lists| RevocationList::read(&lists[0], &issuers, NOW));
+            let written = fs::read(directory.join("list.pem")).expect("there");
+            let ours =
+                lists_in(&written).and_then(|lists| RevocationList::read(&lists[0], &issuers, NOW));
             for ((number, leaf), theirs) in devices.iter().enumerate().zip(openssl(&directory)) {
                 let parsed = Parsed::from_der(leaf).expect("a certificate");
                 let read = ForeignLeaf::read(&parsed, &IdRule::CommonName).expect("a device");

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use gateway::UpstreamTls;
 use identity::{CaCertificate, RevocationList};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -55,7 +56,7 @@ struct Watch {
     /// When URLs were last asked.
     asked: BTreeMap<Which, Instant>,
     /// What URLs led to last and is yet to be kept.
-    to_keep: BTreeMap<Which, Vec<u8>>,
+    to_keep: BTreeMap<Which, Bytes>,
 }
 
 /// What is done once at the same time.
@@ -92,7 +93,7 @@ enum Seen {
     File(PathBuf, Vec<Looked>),
     Url {
         found: Found,
-        answer: Vec<u8>,
+        answer: Bytes,
     },
 }
 

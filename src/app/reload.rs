@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ca::Authority;
 use gateway::tls::{Acceptor, Prepared};
 use gateway::{ForeignAnchors, Gateway, Limits, Route, Snapshot, Telemetry};
@@ -35,7 +36,7 @@ pub(crate) struct Reloader {
     /// How new the lists of other CAs were that have been in force.
     marks: Arc<KeptMarks>,
     /// What URLs led to that a reload has put in force, to be kept for the next start.
-    to_keep: std::sync::Mutex<Vec<(Which, Vec<u8>)>>,
+    to_keep: std::sync::Mutex<Vec<(Which, Bytes)>>,
     /// What the service manager is told while the process serves.
     status: String,
 }
@@ -278,7 +279,7 @@ impl Reloader {
     }
 
     /// What reloads have put in force and nobody has kept yet.
-    pub(super) fn to_keep(&self) -> std::sync::MutexGuard<'_, Vec<(Which, Vec<u8>)>> {
+    pub(super) fn to_keep(&self) -> std::sync::MutexGuard<'_, Vec<(Which, Bytes)>> {
         // Every answer is whole, even after a panic.
         self.to_keep.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,7 +11,7 @@ use identity::{CaCertificate, IdRule, Name};
 use super::check::Notes;
 use super::check_hop::TrustedGateways;
 use super::file_anchor::AnchorTable;
-use super::{AnchorConfig, Crl, CrlPlace, CrlSource, Located, Place, pem_files};
+use super::{AnchorConfig, Crl, CrlPlace, CrlSource, CrlUrl, Located, Place, pem_files};
 use crate::{duration, files};
 
 impl Notes {
@@ -21,6 +21,7 @@ impl Notes {
         tables: Vec<AnchorTable>,
         gateways: &TrustedGateways,
     ) -> Vec<AnchorConfig> {
+        self.shared_urls(&tables);
         let mut places = Vec::with_capacity(tables.len());
         let mut anchors = Vec::with_capacity(tables.len());
         for table in tables {
@@ -48,6 +49,28 @@ impl Notes {
             self.note(place, format!("this anchor is refused: {fault}"));
         }
         anchors
+    }
+
+    /// Notes every URL that an earlier anchor has, too. A CA belongs to one anchor and a list to its CA, so it leads to no
+    /// list for both; and what is kept of it for the next start is one file, which each would take from the other.
+    fn shared_urls(&mut self, tables: &[AnchorTable]) {
+        let mut earlier: Vec<CrlUrl> = Vec::new();
+        for table in tables {
+            let mut own = Vec::new();
+            for one in table.crl.iter().flatten() {
+                // What is wrong with it otherwise is noted with its anchor.
+                if let Ok(CrlPlace::Url(url)) = CrlPlace::parse(&one.value) {
+                    if earlier.contains(&url) {
+                        let sentence = format!(
+                            "crl: another anchor has {url}, too; a list belongs to the one anchor that has its CA"
+                        );
+                        self.note(one.place, sentence);
+                    }
+                    own.push(url);
+                }
+            }
+            earlier.append(&mut own);
+        }
     }
 
     /// `None` after a mistake, and then every mistake of the table was noted.

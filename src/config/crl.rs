@@ -1,5 +1,6 @@
 //! A file or URL with lists of revoked certificates.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -104,7 +105,7 @@ impl CrlSource {
         for _ in 0..ATTEMPTS {
             let stamp = FileStamp::of(path);
             let read = read_file(path)
-                .and_then(|bytes| read_lists(bytes, authorities).map_err(ReadFault::Unusable));
+                .and_then(|bytes| read_lists(&bytes, authorities).map_err(ReadFault::Unusable));
             #[cfg(feature = "failpoints")]
             hang(path);
             if FileStamp::of(path) == stamp {
@@ -148,13 +149,14 @@ impl CrlSource {
 
 /// Reads and verifies lists.
 pub(crate) fn read_lists(
-    bytes: Vec<u8>,
+    bytes: &[u8],
     authorities: &[CaCertificate],
 ) -> Result<Vec<Arc<RevocationList>>, CrlFault> {
     let now = ca::now();
-    let lists = lists_in(bytes)?;
-    let read = |der: &Vec<u8>| RevocationList::read(der, authorities, now).map(Arc::new);
-    lists.iter().map(read).collect()
+    let lists = lists_in(bytes)?.into_iter();
+    // Each is given back as soon as it is read.
+    let read = |der: Cow<'_, [u8]>| RevocationList::read(&der, authorities, now).map(Arc::new);
+    lists.map(read).collect()
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ReadFault> {

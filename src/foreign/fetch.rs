@@ -43,18 +43,18 @@ pub(crate) enum FetchFault {
     Timeout(Duration),
 }
 
-/// Gets what is behind a URL.
+/// Gets what is behind a URL, to be read and kept without another copy.
 pub(crate) async fn fetch(
     url: &CrlUrl,
     tls: Option<&UpstreamTls>,
     within: Duration,
-) -> Result<Vec<u8>, FetchFault> {
+) -> Result<Bytes, FetchFault> {
     tokio::time::timeout(within, get(url, tls))
         .await
         .map_err(|_| FetchFault::Timeout(within))?
 }
 
-async fn get(url: &CrlUrl, tls: Option<&UpstreamTls>) -> Result<Vec<u8>, FetchFault> {
+async fn get(url: &CrlUrl, tls: Option<&UpstreamTls>) -> Result<Bytes, FetchFault> {
     let tcp = TcpStream::connect((url.host.as_str(), url.port))
         .await
         .map_err(FetchFault::Unreachable)?;
@@ -73,7 +73,7 @@ async fn get(url: &CrlUrl, tls: Option<&UpstreamTls>) -> Result<Vec<u8>, FetchFa
 async fn exchange(
     url: &CrlUrl,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Vec<u8>, FetchFault> {
+) -> Result<Bytes, FetchFault> {
     let http = |error: hyper::Error| FetchFault::Http(error.to_string());
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -97,7 +97,7 @@ async fn exchange(
     }
 }
 
-async fn body(response: Response<Incoming>) -> Result<Vec<u8>, FetchFault> {
+async fn body(response: Response<Incoming>) -> Result<Bytes, FetchFault> {
     let (head, body) = response.into_parts();
     let status = head.status.as_u16();
     if head.status.is_redirection() && head.headers.contains_key(LOCATION) {
@@ -114,7 +114,7 @@ async fn body(response: Response<Incoming>) -> Result<Vec<u8>, FetchFault> {
 
 /// The whole body. One that says that it is too long is not even begun; of one that does not say how long it is, no more is
 /// held than has come, because it comes in pieces: one vector that grows would be held twice meanwhile.
-async fn collect(mut body: Incoming) -> Result<Vec<u8>, FetchFault> {
+async fn collect(mut body: Incoming) -> Result<Bytes, FetchFault> {
     let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if length > MAX_LENGTH {
         return Err(FetchFault::TooLarge);
@@ -138,7 +138,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, FetchFault> {
         piece.extend_from_slice(&data);
     }
     if pieces.is_empty() {
-        return Ok(piece);
+        return Ok(piece.into());
     }
     pieces.push(piece);
     let mut whole = Vec::with_capacity(held);
@@ -146,7 +146,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, FetchFault> {
     for piece in pieces {
         whole.extend_from_slice(&piece);
     }
-    Ok(whole)
+    Ok(whole.into())
 }
 
 const MAX_HEAD: usize = 16 * 1024;

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use identity::Fingerprint;
 use identity::revocation_list::MAX_LENGTH;
 
@@ -11,18 +12,18 @@ use crate::config::CrlUrl;
 use crate::files;
 
 /// What was kept of a URL, if anything was. It is verified like everything that comes from there.
-pub(super) async fn read(data: &Path, url: &CrlUrl) -> io::Result<Option<Vec<u8>>> {
+pub(super) async fn read(data: &Path, url: &CrlUrl) -> io::Result<Option<Bytes>> {
     let place = place(data, url);
     let reading = tokio::task::spawn_blocking(move || files::read_at_most(&place, MAX_LENGTH));
     match reading.await.map_err(io::Error::other)? {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(bytes) => Ok(Some(bytes.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Keeps what a URL led to. A failure harms nothing but the next start.
-pub(crate) async fn keep(data: &Path, url: &CrlUrl, bytes: Vec<u8>) -> io::Result<()> {
+pub(crate) async fn keep(data: &Path, url: &CrlUrl, bytes: Bytes) -> io::Result<()> {
     let place = place(data, url);
     let writing = tokio::task::spawn_blocking(move || write(&place, &bytes));
     writing.await.map_err(io::Error::other)?

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gateway::UpstreamTls;
 use identity::{CaCertificate, Name, RevocationList};
 use tokio::task::JoinSet;
@@ -35,7 +36,7 @@ pub(crate) struct Asked {
     /// Why what it led to before stays in force, if it does.
     pub(crate) fault: Option<String>,
     /// What it led to, if it is to be kept for the next start once it is accepted.
-    pub(crate) answer: Option<Vec<u8>>,
+    pub(crate) answer: Option<Bytes>,
     /// Why it could not be kept, if it could not.
     pub(crate) not_kept: Option<io::Error>,
 }
@@ -222,7 +223,7 @@ impl First {
         }
     }
 
-    async fn fetch(&self) -> Result<(Vec<u8>, Vec<Arc<RevocationList>>), String> {
+    async fn fetch(&self) -> Result<(Bytes, Vec<Arc<RevocationList>>), String> {
         let within = if self.source.lists.is_empty() {
             FIRST_WITHIN
         } else {
@@ -242,10 +243,10 @@ impl First {
 
 /// Reads and verifies lists, away from those who must not wait. Millions of entries take seconds.
 pub(crate) async fn lists_of(
-    bytes: Vec<u8>,
+    bytes: Bytes,
     authorities: Vec<CaCertificate>,
 ) -> Result<Vec<Arc<RevocationList>>, String> {
-    let reading = tokio::task::spawn_blocking(move || read_lists(bytes, &authorities));
+    let reading = tokio::task::spawn_blocking(move || read_lists(&bytes, &authorities));
     match reading.await {
         Ok(read) => read.map_err(|fault| fault.to_string()),
         Err(_) => Err("reading it failed; the server's log says more".to_owned()),

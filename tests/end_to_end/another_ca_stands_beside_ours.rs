@@ -428,7 +428,9 @@ fn mistakes_are_told_together_and_stop_the_start() {
     fs::write(path.join("factory.crl"), factory.list(&[])).unwrap();
     fs::copy(factory.path("ca.pem"), path.join("ca.pem")).unwrap();
     fs::copy(&client.certificate, path.join("leaf.pem")).unwrap();
-    fs::write(path.join("other.crl"), Pki::new(path, "Other CA").list(&[])).unwrap();
+    let other = Pki::new(path, "Other CA");
+    fs::write(path.join("other.crl"), other.list(&[])).unwrap();
+    fs::copy(other.path("ca.pem"), path.join("other.pem")).unwrap();
     fs::write(path.join("ids.csv"), "fingerprint,id\nnonsense,a\n").unwrap();
     factory.openssl(&[
         "req",
@@ -619,6 +621,23 @@ fn mistakes_are_told_together_and_stop_the_start() {
         &url,
         &["the anchor factory: crl: http://127.0.0.1:1/a: its host cannot be reached"],
     );
+    // However it is written: what is kept of a URL is one file.
+    let two = |first: &str, second: &str| {
+        let other = table("other.pem", second, "'cn'").replace("factory", "depot");
+        table("ca.pem", first, "'cn'") + &other
+    };
+    check(
+        &both,
+        &two(
+            "'http://127.0.0.1/a'",
+            "['http://127.0.0.1/b', 'http://127.0.0.1:80/a']",
+        ),
+        &[
+            "1 mistake\n",
+            "line 14: crl: another anchor has http://127.0.0.1/a, too",
+        ],
+    );
+    passes(&two("'http://127.0.0.1/a'", "'http://127.0.0.1/b'"));
     // Nor does the example that the configuration file has in its comments.
     let example = include_str!("../../config/keybound.toml");
     let example = example.split("# [[gateway.anchor]]\n").nth(1).unwrap();
