@@ -180,13 +180,11 @@ fn serve_protocol(
     } = **shared.limits.load();
     let traffic = &shared.metrics.traffic;
     let view = shared.policy.view();
-    if tcp_route(&connection, &view).is_some() {
+    if let Some(route) = tcp_route(&connection, &view) {
         let agreed = splice::Agreed::read(&stream, alpn);
         let io = GuardedIo::stream(stream, handle, patience, traffic);
         let serving = async move {
-            if let Some(route) = tcp_route(&connection, &view) {
-                splice::serve(&connection, io, lifetime, route, &view, agreed).await;
-            }
+            splice::serve(&connection, io, lifetime, &route, view, agreed).await;
         };
         serving.boxed_local()
     } else if alpn.as_deref() == Some(b"h2") {
@@ -199,9 +197,9 @@ fn serve_protocol(
 }
 
 /// The TCP route that the server name of the handshake chooses.
-fn tcp_route<'v>(connection: &Connection, view: &'v View) -> Option<&'v TcpRoute> {
+fn tcp_route(connection: &Connection, view: &View) -> Option<Arc<TcpRoute>> {
     let name = connection.peer.server_name.as_deref()?;
-    view.snapshot().tcp_routes.find(name)
+    view.snapshot().tcp_routes.find(name).map(Arc::clone)
 }
 
 /// Reads what a client proved. `None`: by an anchor that is none any more.

@@ -166,8 +166,8 @@ impl Scene {
             fresh: self.status.is_fresh(instant),
             finishing: false,
         };
-        let view = self.policy.view();
-        let permit = authorize(&self.peer, asked, &view, standing, now()).expect("a permit");
+        let decided = authorize(&self.peer, asked, &self.policy.in_force(), standing, now());
+        let permit = decided.expect("a permit");
         let rate = rate();
         let taken = self.rates.take(&self.bucket, &rate, instant);
         taken.expect("not too many");

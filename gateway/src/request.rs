@@ -288,11 +288,12 @@ async fn forward(
     // One status, one snapshot, one clock. The connection has been in the index since before this.
     let instant = Instant::now();
     let standing = standing(connection, instant);
-    let view = worker.shared.policy.view();
     let now = now();
+    // The snapshot goes before anything is waited for.
+    let decided = authorize(peer, asked, &worker.shared.policy.in_force(), standing, now);
 
     let status = standing.status;
-    let mut permit = authorize(peer, asked, &view, standing, now).map_err(Refusal::Denied)?;
+    let mut permit = decided.map_err(Refusal::Denied)?;
     let report = |refusal| report(&worker.shared, passage, refusal);
     match permit.device() {
         Some(device) => sight(connection, device, status, now),

@@ -66,9 +66,15 @@ impl Policy {
         }
     }
 
-    /// What a request is decided by.
+    /// What a request is decided by, for as long as that takes: until this is dropped, its lists of revoked certificates
+    /// stay in memory, whatever is published.
     ///
     /// Taken after the class was read: then every class that can be read was defined in it.
+    pub(crate) fn in_force(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// The same, for whoever passes it on.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.load_full()
     }

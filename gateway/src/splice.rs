@@ -3,6 +3,7 @@
 //! There is no HTTP in it, so a refusal is the end of the connection; `explain` says why.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -70,13 +71,14 @@ pub(crate) fn ending<T>(handle: &Handle, copied: Option<&std::io::Result<T>>) ->
     }
 }
 
-/// Serves a connection under the name of a TCP route, until it ends.
+/// Serves a connection under the name of a TCP route, until it ends. It is decided by the view that the route was found in,
+/// which a stream, however long it lasts, does not keep.
 pub(crate) async fn serve(
     connection: &Connection,
     io: GuardedIo,
     mut lifetime: Lifetime,
     route: &TcpRoute,
-    view: &View,
+    view: Arc<View>,
     agreed: Agreed,
 ) {
     let begun = Instant::now();
@@ -86,7 +88,9 @@ pub(crate) async fn serve(
     let _flight = Flight::enter(&connection.handle);
     let now = now();
     let standing = standing(connection, begun);
-    let outcome = match authorize_stream(&connection.peer, route, view, standing, now) {
+    let decided = authorize_stream(&connection.peer, route, &view, standing, now);
+    drop(view);
+    let outcome = match decided {
         Ok(permit) => {
             sight(connection, permit.device(), standing.status, now);
             let mut opening = pin!(open(connection, &permit, &agreed, unique_id.as_bytes()));

@@ -161,11 +161,12 @@ pub(crate) struct Standing {
     pub(crate) finishing: bool,
 }
 
-/// The proof that a request may be forwarded. Only [`authorize`] makes one.
+/// The proof that a request may be forwarded. Only [`authorize`] makes one. It keeps its route and nothing else of the
+/// view: a request may last, and what it was decided by, lists of revoked certificates among it, is large.
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
     device: Option<Device<'a>>,
-    placed: &'a Placed,
+    placed: Arc<Placed>,
     reported: Option<Denial>,
 }
 
@@ -189,13 +190,13 @@ impl<'a> Permit<'a> {
     pub(crate) fn without_device(&self) -> Option<Self> {
         self.only_reports().then_some(Self {
             device: None,
-            placed: self.placed,
+            placed: Arc::clone(&self.placed),
             reported: self.reported,
         })
     }
 
     /// The gateway that asks, if it is one that speaks for the devices behind it on this route.
-    pub(crate) fn speaker(&self) -> Option<&'a Arc<TrustedGateway>> {
+    pub(crate) fn speaker(&self) -> Option<&Arc<TrustedGateway>> {
         // Nobody whom another CA names has a gateway's id.
         let Device::Issued(device) = self.device? else {
             return None;
@@ -207,7 +208,7 @@ impl<'a> Permit<'a> {
     }
 
     /// The route that it takes.
-    pub(crate) fn route(&self) -> &'a Route {
+    pub(crate) fn route(&self) -> &Route {
         &self.placed.route
     }
 
@@ -290,7 +291,7 @@ pub(crate) enum Denial {
 pub(crate) fn authorize<'a>(
     peer: &'a Peer,
     asked: Asked<'_>,
-    view: &'a View,
+    view: &View,
     standing: Standing,
     now: Timestamp,
 ) -> Result<Permit<'a>, Denial> {
@@ -315,7 +316,7 @@ fn check_websocket<'a>(permit: Permit<'a>, asked: Asked<'_>) -> Result<Permit<'a
 fn admitted<'a>(
     peer: &'a Peer,
     asked: Asked<'_>,
-    view: &'a View,
+    view: &View,
     standing: Standing,
     now: Timestamp,
 ) -> Result<Permit<'a>, Denial> {
@@ -326,7 +327,7 @@ fn admitted<'a>(
         let device = None;
         return Ok(Permit {
             device,
-            placed,
+            placed: Arc::clone(placed),
             reported: None,
         });
     }
@@ -335,7 +336,7 @@ fn admitted<'a>(
         (Err(denial), Ok(placed)) if placed.route.policy.client == ClientMode::ReportOnly => {
             Ok(Permit {
                 device: None,
-                placed,
+                placed: Arc::clone(placed),
                 reported: Some(denial),
             })
         }
@@ -346,7 +347,7 @@ fn admitted<'a>(
 /// Decides where certificates matter.
 fn identified<'a>(
     peer: &'a Peer,
-    routed: Result<&'a Placed, Denial>,
+    routed: Result<&Arc<Placed>, Denial>,
     view: &View,
     standing: Standing,
     now: Timestamp,
@@ -378,12 +379,16 @@ fn identified<'a>(
     }
     Ok(Permit {
         device,
-        placed,
+        placed: Arc::clone(placed),
         reported: None,
     })
 }
 
-fn find_route<'a>(peer: &Peer, asked: Asked<'_>, view: &'a View) -> Result<&'a Placed, Denial> {
+fn find_route<'a>(
+    peer: &Peer,
+    asked: Asked<'_>,
+    view: &'a View,
+) -> Result<&'a Arc<Placed>, Denial> {
     let snapshot = &view.snapshot;
     check_host(peer, asked.host, snapshot)?;
     snapshot

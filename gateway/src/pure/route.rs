@@ -29,12 +29,12 @@ pub struct Route {
 /// All routes, checked. Equal requests find equal routes.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    exact: HashMap<String, Vec<Placed>>,
-    any: Vec<Placed>,
+    exact: HashMap<String, Vec<Arc<Placed>>>,
+    any: Vec<Arc<Placed>>,
     length: usize,
 }
 
-/// A route in its table.
+/// A route in its table. Whoever takes it keeps it, and not the table.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) route: Route,
@@ -91,11 +91,11 @@ impl RouteTable {
             if let Some(first) = seen.insert((host.clone(), route.path.clone()), position) {
                 fault(RouteFaultKind::Duplicate { first });
             }
-            let placed = Placed {
+            let placed = Arc::new(Placed {
                 number: position,
                 limit: LimitId::of_route(host.as_deref(), &route.path),
                 route,
-            };
+            });
             table.length = position + 1;
             match host {
                 Some(host) => table.exact.entry(host).or_default().push(placed),
@@ -118,12 +118,12 @@ impl RouteTable {
         host: &Host<'_>,
         host_is_served: bool,
         path: &str,
-    ) -> Result<Option<&Placed>, PathFault> {
+    ) -> Result<Option<&Arc<Placed>>, PathFault> {
         let reading = most_eager_reading(path)?;
         let found = self.longest_prefix(host, host_is_served, path);
         let eagerly = self.longest_prefix(host, host_is_served, &reading);
         let same = match (found, eagerly) {
-            (Some(found), Some(eagerly)) => std::ptr::eq(found, eagerly),
+            (Some(found), Some(eagerly)) => Arc::ptr_eq(found, eagerly),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
@@ -139,7 +139,12 @@ impl RouteTable {
         self.all().map(|placed| &placed.route.upstream)
     }
 
-    fn longest_prefix(&self, host: &Host<'_>, host_is_served: bool, path: &str) -> Option<&Placed> {
+    fn longest_prefix(
+        &self,
+        host: &Host<'_>,
+        host_is_served: bool,
+        path: &str,
+    ) -> Option<&Arc<Placed>> {
         let any = if host_is_served { &self.any[..] } else { &[] };
         let exact = self.exact.get(host.as_str()).map_or(&[][..], Vec::as_slice);
         exact
@@ -155,7 +160,8 @@ impl RouteTable {
 
     /// Every route.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Placed> {
-        self.exact.values().flatten().chain(&self.any)
+        let all = self.exact.values().flatten().chain(&self.any);
+        all.map(Arc::as_ref)
     }
 }
 

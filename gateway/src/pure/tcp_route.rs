@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::host::{Host, HostFault};
 
@@ -89,7 +90,7 @@ pub enum StreamAddressFault {
 
 /// All TCP routes, checked.
 #[derive(Debug, Default)]
-pub struct TcpRouteTable(HashMap<String, TcpRoute>);
+pub struct TcpRouteTable(HashMap<String, Arc<TcpRoute>>);
 
 impl TcpRouteTable {
     /// Checks the routes; the first mistake of each is reported.
@@ -107,7 +108,7 @@ impl TcpRouteTable {
             };
             if route.upstreams.is_empty() {
                 fault(TcpRouteFaultKind::NoUpstream);
-            } else if table.insert(host, route).is_some() {
+            } else if table.insert(host, Arc::new(route)).is_some() {
                 fault(TcpRouteFaultKind::Duplicate);
             }
         }
@@ -119,7 +120,7 @@ impl TcpRouteTable {
     }
 
     /// The route that the server name of a handshake chooses.
-    pub(crate) fn find(&self, server_name: &str) -> Option<&TcpRoute> {
+    pub(crate) fn find(&self, server_name: &str) -> Option<&Arc<TcpRoute>> {
         if self.0.is_empty() {
             return None;
         }

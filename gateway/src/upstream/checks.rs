@@ -49,6 +49,7 @@ pub(crate) async fn run_checks(shared: Arc<Shared>) {
         }
         // The others end here.
         running = wanted;
+        drop(view);
         shared.health.published().await;
     }
 }

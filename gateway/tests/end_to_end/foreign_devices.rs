@@ -22,7 +22,7 @@ use crate::rig::{Rig, routes_of, snapshot};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A certificate whose subject is this common name alone, and which names nothing else.
-fn called(ca: &Authority, name: &str, serial: u64) -> Identity {
+pub(crate) fn called(ca: &Authority, name: &str, serial: u64) -> Identity {
     called_with(ca, name, serial, |_| {})
 }
 
@@ -46,7 +46,12 @@ fn read(ca: &Authority) -> CaCertificate {
 }
 
 /// A list that is good for a day, or ended an hour ago.
-fn list(ca: &Authority, number: u64, revoked: &[u64], is_stale: bool) -> Arc<RevocationList> {
+pub(crate) fn list(
+    ca: &Authority,
+    number: u64,
+    revoked: &[u64],
+    is_stale: bool,
+) -> Arc<RevocationList> {
     let now = SystemTime::now();
     let end = if is_stale { now - DAY / 24 } else { now + DAY };
     let der = ca.list(number, revoked, now - 2 * DAY, end);
@@ -58,7 +63,11 @@ fn list(ca: &Authority, number: u64, revoked: &[u64], is_stale: bool) -> Arc<Rev
     Arc::new(RevocationList::read(&der, &[read(ca)], now).expect("a list"))
 }
 
-fn anchor(name: &str, ca: &Authority, list: Option<Arc<RevocationList>>) -> ForeignAnchor {
+pub(crate) fn anchor(
+    name: &str,
+    ca: &Authority,
+    list: Option<Arc<RevocationList>>,
+) -> ForeignAnchor {
     ForeignAnchor {
         name: Name::parse(name).expect("legal"),
         id_from: IdRule::CommonName,

@@ -33,6 +33,7 @@ mod hostile_streams;
 mod identity_names;
 mod interleaved;
 mod key_updates_are_bounded;
+mod long_work_keeps_no_lists;
 mod mutated_answers;
 mod odd_certificates_name_nobody_else;
 mod odd_frames;

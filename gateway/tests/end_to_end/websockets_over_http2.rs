@@ -29,8 +29,8 @@ use crate::raw_http2::{
 use crate::rig::Rig;
 use crate::upstreams_answer_badly::hear;
 
-type Sender = SendRequest<Full<Bytes>>;
-type Socket = TokioIo<hyper::upgrade::Upgraded>;
+pub(crate) type Sender = SendRequest<Full<Bytes>>;
+pub(crate) type Socket = TokioIo<hyper::upgrade::Upgraded>;
 
 fn connect(path: &str) -> Request<Full<Bytes>> {
     let request = Request::connect(format!("https://api.test{path}"))
@@ -43,7 +43,7 @@ fn connect(path: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).expect("a request")
 }
 
-async fn open(sender: &mut Sender, path: &str) -> Socket {
+pub(crate) async fn open(sender: &mut Sender, path: &str) -> Socket {
     let answer = sender.send_request(connect(path)).await.expect("an answer");
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
@@ -52,7 +52,7 @@ async fn open(sender: &mut Sender, path: &str) -> Socket {
     TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"))
 }
 
-async fn echo(socket: &mut Socket, text: &str) {
+pub(crate) async fn echo(socket: &mut Socket, text: &str) {
     socket.write_all(text.as_bytes()).await.expect("sent");
     let mut back = vec![0; text.len()];
     socket.read_exact(&mut back).await.expect("an echo");
