@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gateway::tls::NamedCertificate;
 use identity::{Fingerprint, Timestamp};
@@ -23,6 +24,8 @@ pub(crate) struct InForce {
 struct State {
     /// Why the last reload changed nothing, if it did not.
     not_reloaded: Option<String>,
+    /// That a reload takes long, while it does.
+    reload_is_slow: Option<String>,
     certificates: Vec<NamedCertificate>,
     /// Certificate files that changed and cannot serve, and why.
     broken: BTreeMap<PathBuf, String>,
@@ -96,6 +99,21 @@ impl InForce {
     pub(crate) fn not_reloaded(&self, sentence: String) {
         self.metrics.reload_failures.inc();
         self.state().not_reloaded = Some(sentence);
+    }
+
+    /// A reload has waited for something for so long.
+    pub(crate) fn reload_is_slow(&self, waits_for: &str, since: Duration) {
+        let sentence = format!(
+            "A reload has waited {} s for {waits_for}, and has not ended; the configuration before it is in force.",
+            since.as_secs()
+        );
+        tracing::error!(target: "alarm", "{sentence}");
+        self.state().reload_is_slow = Some(sentence);
+    }
+
+    /// A reload has ended, in whichever way.
+    pub(crate) fn reload_ended(&self) {
+        self.state().reload_is_slow = None;
     }
 
     /// These certificates are in force; what was wrong with the files of one of them is right again.
@@ -222,6 +240,7 @@ impl InForce {
         let broken = state.broken.values().cloned();
         let broken_lists = state.broken_lists.values().cloned();
         not_reloaded
+            .chain(state.reload_is_slow.clone())
             .chain(broken)
             .chain(broken_lists)
             .chain(state.not_kept.values().cloned())

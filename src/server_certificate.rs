@@ -216,7 +216,7 @@ impl Maker {
         for certificate in &chain {
             text.push_str(&pem_of("CERTIFICATE", certificate.clone()));
         }
-        self.keep(text.as_bytes()).map_err(|error| Fault::Write {
+        self.keep(text).await.map_err(|error| Fault::Write {
             file: self.file.clone(),
             error,
         })?;
@@ -237,14 +237,19 @@ impl Maker {
         })
     }
 
-    fn keep(&self, content: &[u8]) -> io::Result<()> {
-        if let Some(directory) = self.file.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-        }
-        files::write_atomically(&self.file, content, 0o600)
+    /// Away from those who must not wait for a disk.
+    async fn keep(&self, content: Zeroizing<String>) -> io::Result<()> {
+        let file = self.file.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            if let Some(directory) = file.parent() {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)?;
+            }
+            files::write_atomically(&file, content.as_bytes(), 0o600)
+        });
+        writing.await.map_err(io::Error::other)?
     }
 
     /// What is kept, if it is whole, of this CA, for exactly these names, and its key nobody else's to read.

@@ -88,7 +88,7 @@ async fn tokens(
             "This server has no enrollment listener, so a code would lead nowhere; add [enrollment] to its configuration.",
         ))
     })?;
-    let server = server_address(&admin.reloader.name().await, port);
+    let server = server_address(&admin.reloader.name(), port);
     let expires_at = clock::rfc3339(clock::now().plus(life));
     let tokens = admin
         .authority
@@ -354,7 +354,7 @@ async fn crl(State(admin): Shared) -> Answer<api::Crl> {
 async fn reload(State(admin): Shared) -> Answer<api::Reloaded> {
     let reloader = Arc::clone(&admin.reloader);
     // A command that is broken off does not break the reload off.
-    let reloading = tokio::spawn(async move { reloader.reload().await });
+    let reloading = tokio::spawn(async move { reloader.reload_soon().await });
     let outcome = match reloading.await {
         Ok(Ok(changes)) => api::ReloadOutcome::Changes(changes),
         Ok(Err(fault)) => api::ReloadOutcome::Mistakes(fault.mistakes),

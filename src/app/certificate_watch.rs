@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -54,7 +55,7 @@ pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
 impl Watch {
     async fn look(&mut self, reloader: &Reloader) {
         // Nobody else waits for what is read.
-        let all = certificates(&*reloader.config().await).to_vec();
+        let all = certificates(&reloader.config()).to_vec();
         let beside: Vec<_> = all.iter().map(|files| files.stamp).collect();
         let is_named = |file: &PathBuf| all.iter().any(|files| files.certificate == *file);
         self.tried.retain(|file, _| is_named(file));
@@ -63,7 +64,7 @@ impl Watch {
             let Some(looked) = self.look_at(reloader, files, &beside).await else {
                 continue;
             };
-            let mut config = reloader.config().await;
+            let mut config = reloader.held();
             // A reload that came in between has read them, too.
             let is_the_same = |one: &CertificateFiles| {
                 one.certificate == *file && one.key == files.key && one.stamp == files.stamp
@@ -89,7 +90,7 @@ impl Watch {
             let before = self.tried.remove(file);
             match replaced {
                 Ok(next) => {
-                    *config = next;
+                    *config = Arc::new(next);
                     tracing::info!(file = %file.display(), "a server certificate was replaced");
                     reloader
                         .in_force()
@@ -145,7 +146,7 @@ impl Watch {
             Ok(looked) => looked.ok(),
             Err(_) => {
                 self.unfinished.insert(file.clone(), reading);
-                let config = reloader.config().await;
+                let config = reloader.config();
                 let is_named = |one: &CertificateFiles| one.certificate == *file;
                 if !certificates(&config).iter().any(is_named) {
                     return None;

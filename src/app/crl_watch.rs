@@ -38,8 +38,8 @@ pub(super) async fn watch(reloader: &Reloader, shutdown: CancellationToken) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => watch.look(reloader).await,
-            Some(ended) = watch.jobs.join_next_with_id() => watch.ended(reloader, ended).await,
+            _ = ticks.tick() => watch.look(reloader),
+            Some(ended) = watch.jobs.join_next_with_id() => watch.ended(reloader, ended),
             () = shutdown.cancelled() => break,
         }
     }
@@ -145,12 +145,13 @@ struct Tried {
 }
 
 impl Watch {
-    async fn look(&mut self, reloader: &Reloader) {
+    fn look(&mut self, reloader: &Reloader) {
         reloader.end_those_who_fell();
         reloader.in_force().tell_what_ends(clock::now());
         let mut files: BTreeMap<PathBuf, Vec<Wanted>> = BTreeMap::new();
         let mut urls = BTreeMap::new();
-        for anchor in anchors_of(&*reloader.config().await) {
+        let config = reloader.config();
+        for anchor in anchors_of(&config) {
             let Some(crl) = &anchor.crl else {
                 continue;
             };
@@ -188,7 +189,7 @@ impl Watch {
             }
         }
         self.write_marks(reloader);
-        self.keep(reloader).await;
+        self.keep(reloader);
     }
 
     /// An alarm for what is still being kept. It ends with the keeping.
@@ -235,7 +236,7 @@ impl Watch {
         }
     }
 
-    async fn ended(&mut self, reloader: &Reloader, ended: Result<(Id, Done), JoinError>) {
+    fn ended(&mut self, reloader: &Reloader, ended: Result<(Id, Done), JoinError>) {
         let (id, done) = match ended {
             Ok((id, done)) => (id, Some(done)),
             Err(error) => {
@@ -250,16 +251,16 @@ impl Watch {
         match done {
             None => failed(reloader, work),
             Some(Done::Seen(seen)) => {
-                if announce(reloader, &seen).await {
+                if announce(reloader, &seen) {
                     let marks = Arc::clone(reloader.marks());
                     self.begin(seen.work(), remember(marks, seen));
                 } else {
-                    self.take(reloader, seen).await;
+                    self.take(reloader, seen);
                 }
             }
             Some(Done::Remembered(seen, written)) => {
                 in_force.marks_written(reloader.marks().path(), written);
-                self.take(reloader, seen).await;
+                self.take(reloader, seen);
             }
             Some(Done::Kept(which, kept)) => {
                 match kept {
@@ -271,7 +272,7 @@ impl Watch {
                     Err(_) => {}
                 }
                 // What came meanwhile.
-                self.keep(reloader).await;
+                self.keep(reloader);
             }
             Some(Done::Written(written)) => {
                 in_force.marks_written(reloader.marks().path(), written);
@@ -280,11 +281,11 @@ impl Watch {
     }
 
     /// Puts in force what was seen, as far as it can be.
-    async fn take(&mut self, reloader: &Reloader, seen: Seen) {
+    fn take(&mut self, reloader: &Reloader, seen: Seen) {
         let (found, answer) = match seen {
             Seen::File(_, all) => {
                 for one in all {
-                    self.looked(reloader, one).await;
+                    self.looked(reloader, one);
                 }
                 return;
             }
@@ -292,23 +293,23 @@ impl Watch {
         };
         let which = found.which.clone();
         let in_force = reloader.in_force();
-        match take(reloader, found).await {
+        match take(reloader, found) {
             Taken::Same if !in_force.is_not_kept(&which) => {}
             Taken::New | Taken::Same => {
                 self.to_keep.insert(which, answer);
-                self.keep(reloader).await;
+                self.keep(reloader);
             }
             Taken::Unwanted => {}
             Taken::No(fault) => in_force.list_not_replaced(&which, &fault, false),
         }
     }
 
-    async fn looked(&mut self, reloader: &Reloader, looked: Looked) {
+    fn looked(&mut self, reloader: &Reloader, looked: Looked) {
         let (found, readable) = match looked {
             Looked::AsTried => return,
             Looked::AsInForce(which, stamp) => {
                 self.tried.remove(&which);
-                let config = reloader.config().await;
+                let config = reloader.config();
                 let mut anchors = anchors_of(&config).iter();
                 let source = anchors
                     .find(|anchor| anchor.name == which.0)
@@ -321,7 +322,7 @@ impl Watch {
             Looked::Read(found, readable) => (found, readable),
         };
         let (which, stamp) = (found.which.clone(), found.stamp);
-        match take(reloader, found).await {
+        match take(reloader, found) {
             Taken::New | Taken::Same | Taken::Unwanted => {
                 self.tried.remove(&which);
             }
@@ -348,12 +349,12 @@ impl Watch {
     }
 
     /// Keeps what URLs led to for the next start. Of each one thing is kept at a time, and of what comes meanwhile the last.
-    async fn keep(&mut self, reloader: &Reloader) {
+    fn keep(&mut self, reloader: &Reloader) {
         self.to_keep.extend(reloader.to_keep().drain(..));
         if self.to_keep.is_empty() {
             return;
         }
-        let data = reloader.config().await.data.clone();
+        let data = reloader.config().data.clone();
         for (which, answer) in std::mem::take(&mut self.to_keep) {
             let CrlPlace::Url(url) = which.1.clone() else {
                 continue;
@@ -377,7 +378,7 @@ impl Watch {
         let written = marks.write(LAST_WITHIN).await;
         reloader.in_force().marks_written(marks.path(), written);
         let keeping = async {
-            self.keep(reloader).await;
+            self.keep(reloader);
             let is_keeping = |work: &Work| matches!(work, Work::Keep(_));
             while self.busy.keys().any(is_keeping) {
                 let Some(ended) = self.jobs.join_next_with_id().await else {
@@ -392,7 +393,7 @@ impl Watch {
                 if let Some(Done::Kept(which, Err(error))) = done {
                     reloader.in_force().list_not_kept(&which, &error);
                 }
-                self.keep(reloader).await;
+                self.keep(reloader);
             }
         };
         if tokio::time::timeout(LAST_WITHIN, keeping).await.is_err() {
@@ -458,8 +459,8 @@ fn failed(reloader: &Reloader, work: Option<Work>) {
 }
 
 /// Announces how new the lists are that are about to be put in force. Returns whether any is.
-async fn announce(reloader: &Reloader, seen: &Seen) -> bool {
-    let config = reloader.config().await;
+fn announce(reloader: &Reloader, seen: &Seen) -> bool {
+    let config = reloader.config();
     let mut is_any = false;
     for found in seen.found() {
         if let Ok((next, true)) = with(reloader, &config, found) {
@@ -589,9 +590,9 @@ fn with(reloader: &Reloader, config: &Config, found: &Found) -> Result<(Config, 
 }
 
 /// Puts in force what was found, if it can be, and is what is still wanted.
-async fn take(reloader: &Reloader, found: Found) -> Taken {
+fn take(reloader: &Reloader, found: Found) -> Taken {
     let (name, place) = &found.which;
-    let mut config = reloader.config().await;
+    let mut config = reloader.held();
     let (next, is_new) = match with(reloader, &config, &found) {
         Ok(next) => next,
         Err(why) => return why,
@@ -607,7 +608,7 @@ async fn take(reloader: &Reloader, found: Found) -> Taken {
         reloader.marks().raise(anchors);
     }
     reloader.in_force().list_replaced(&found.which, anchors);
-    *config = next;
+    *config = Arc::new(next);
     if is_new { Taken::New } else { Taken::Same }
 }
 

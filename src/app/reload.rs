@@ -1,7 +1,8 @@
 //! Reloading: another configuration is built whole, from the file to the last certificate, and published last. Whatever
 //! is wrong anywhere leaves everything as it is (I5).
 
-use std::sync::{Arc, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,14 +10,15 @@ use ca::Authority;
 use gateway::tls::{Acceptor, Prepared};
 use gateway::{ForeignAnchors, Gateway, Limits, Route, Snapshot, Telemetry};
 use identity::{CaCertificate, TrustDomain};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Hangups;
 use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
-use crate::config::{Collector, Config, changes};
+use crate::config::{Collector, Config, changes, changes::Changes};
 use crate::configuration::{Fault, Loaded, Source};
 use crate::foreign::{self, KeptMarks, WRITTEN_WITHIN, Which};
 use crate::in_force::InForce;
@@ -27,7 +29,9 @@ use crate::service_manager;
 /// Whoever reloads: one reload at a time, each of which sees what the one before it left.
 pub(crate) struct Reloader {
     source: Arc<Source>,
-    config: Mutex<Config>,
+    /// What is in force. Whoever holds it puts something in force in the same moment, and waits for nothing: a reload that a
+    /// disk holds up holds up no list of revoked certificates.
+    config: std::sync::Mutex<Arc<Config>>,
     /// Held by whoever reloads: readings of the configuration that have not ended yet, because a file system hangs.
     reloading: Mutex<Vec<Loading>>,
     trust_domain: TrustDomain,
@@ -57,7 +61,7 @@ pub(super) struct Parts {
 }
 
 /// Everything that a configuration comes to, built and not yet in force. What else is to be reloaded is built in
-/// [`Parts::build`] and put in force in [`Built::publish`].
+/// [`Parts::build`], or in [`Parts::gateway`] if nothing is waited for, and put in force in [`Built::publish`].
 struct Built<'p> {
     gateway: Option<BuiltGateway<'p>>,
     access_log: Option<BuiltAccessLog<'p>>,
@@ -104,7 +108,7 @@ impl Reloader {
     ) -> Self {
         Self {
             source: Arc::new(source),
-            config: Mutex::new(loaded.config),
+            config: std::sync::Mutex::new(Arc::new(loaded.config)),
             reloading: Mutex::default(),
             trust_domain: authority.trust_domain().clone(),
             parts,
@@ -121,16 +125,37 @@ impl Reloader {
     }
 
     /// The first name of the server, for enrollment codes.
-    pub(crate) async fn name(&self) -> String {
-        self.config.lock().await.names[0].clone()
+    pub(crate) fn name(&self) -> String {
+        self.config().names[0].clone()
+    }
+
+    /// The same as [`Self::reload`], for somebody who waits for it: while another one hangs, that is what they are told.
+    pub(crate) async fn reload_soon(&self) -> Result<Vec<String>, NotReloaded> {
+        match timeout(TURN_WITHIN, self.reloading.lock()).await {
+            Ok(turn) => self.reload_in_turn(turn).await,
+            Err(_) => Err(NotReloaded {
+                name: self.source.name(),
+                mistakes: vec![format!(
+                    "another reload has been under way for {} s; see /readyz, and try again when it has ended",
+                    TURN_WITHIN.as_secs()
+                )],
+            }),
+        }
     }
 
     /// Puts the configuration in force as it is written now, and says what that changed; or says every mistake and
     /// changes nothing. To be run to its end.
-    pub(crate) async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
-        let mut unfinished = self.reloading.lock().await;
+    async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
+        self.reload_in_turn(self.reloading.lock().await).await
+    }
+
+    async fn reload_in_turn(
+        &self,
+        mut unfinished: tokio::sync::MutexGuard<'_, Vec<Loading>>,
+    ) -> Result<Vec<String>, NotReloaded> {
         service_manager::reloading();
         let outcome = self.replace(&mut unfinished).await;
+        self.in_force.reload_ended();
         match &outcome {
             Ok(changes) => {
                 tracing::info!(
@@ -156,41 +181,70 @@ impl Reloader {
             mistakes,
         };
         let one = |mistake: String| refused(vec![mistake]);
-        let known = foreign::anchors_of(&*self.config.lock().await).to_vec();
+        let before = self.config();
         let mut loaded = self.load(unfinished).await.map_err(refused)?;
-        // Whoever is asked for a list may take their time, and nobody else waits for them meanwhile.
-        let mut asked = foreign::complete(&mut loaded.config, &known, &self.parts.own_cas)
-            .await
-            .map_err(one)?;
-        let mut config = self.config.lock().await;
-        foreign::follow(&mut loaded.config, &known, foreign::anchors_of(&config));
-        let anchors = foreign::anchors_of(&loaded.config);
-        self.marks
-            .check(anchors)
-            .map_err(|older| one(older.to_string()))?;
-        let changes = changes::compare(&config, &loaded.config, &loaded.places, &self.trust_domain);
-        if !changes.beyond_reload.is_empty() {
-            let beyond = changes.beyond_reload.iter();
-            return Err(refused(beyond.map(ToString::to_string).collect()));
-        }
-        let built = self
-            .parts
-            .build(&config, &loaded.config)
-            .await
-            .map_err(one)?;
+        // Whoever is asked for a list may take their time, as may a disk, and nobody else waits for them meanwhile.
+        let own = &self.parts.own_cas;
+        let asking = foreign::complete(&mut loaded.config, foreign::anchors_of(&before), own);
+        let mut asked = self.tell_if_slow(A_URL, asking).await.map_err(one)?;
+        self.judge(&mut loaded, &before, &self.config())
+            .map_err(refused)?;
+        let building = self.parts.build(&before, &loaded.config);
+        let mut built = self.tell_if_slow(A_DISK, building).await.map_err(one)?;
         // Before anybody is judged by these lists.
-        self.marks.announce(anchors);
+        self.marks.announce(foreign::anchors_of(&loaded.config));
         let written = self.marks.write(WRITTEN_WITHIN).await;
+
+        // From here on nothing is waited for. What others have put in force since then stays.
+        let mut config = self.held();
+        let changes = self.judge(&mut loaded, &before, &config).map_err(refused)?;
+        if !Arc::ptr_eq(&config, &before) {
+            built.gateway = self.parts.gateway(&loaded.config).map_err(one)?;
+        }
         built.publish();
-        self.marks.raise(anchors);
+        self.marks.raise(foreign::anchors_of(&loaded.config));
         self.in_force.marks_written(self.marks.path(), written);
         let answers = asked
             .iter_mut()
             .filter_map(|one| Some((one.which.clone(), one.answer.take()?)));
         self.to_keep().extend(answers);
         self.in_force.loaded(&loaded.config, &loaded.hash, &asked);
-        *config = loaded.config;
+        *config = Arc::new(loaded.config);
         Ok(changes.sentences)
+    }
+
+    /// Goes on from what is in force `now`, and says what differs from that. Error: every mistake. `before`: what was in force
+    /// when it began to be read.
+    fn judge(
+        &self,
+        loaded: &mut Loaded,
+        before: &Config,
+        now: &Config,
+    ) -> Result<Changes, Vec<String>> {
+        let (before, in_force) = (foreign::anchors_of(before), foreign::anchors_of(now));
+        foreign::follow(&mut loaded.config, before, in_force);
+        self.marks
+            .check(foreign::anchors_of(&loaded.config))
+            .map_err(|older| vec![older.to_string()])?;
+        let changes = changes::compare(now, &loaded.config, &loaded.places, &self.trust_domain);
+        if changes.beyond_reload.is_empty() {
+            Ok(changes)
+        } else {
+            let beyond = changes.beyond_reload.iter();
+            Err(beyond.map(ToString::to_string).collect())
+        }
+    }
+
+    /// Waits for a step of a reload, however long it takes; an alarm says so until the reload has ended.
+    async fn tell_if_slow<T>(&self, waits_for: &str, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        match timeout(SLOW, &mut step).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.in_force.reload_is_slow(waits_for, SLOW);
+                step.await
+            }
+        }
     }
 
     /// What is written now. A file system that hangs holds up this reload, and nothing else. Whoever then names other files
@@ -204,7 +258,7 @@ impl Reloader {
         }
         let source = Arc::clone(&self.source);
         let mut loading = tokio::task::spawn_blocking(move || source.load());
-        match tokio::time::timeout(READ_WITHIN, &mut loading).await {
+        match timeout(READ_WITHIN, &mut loading).await {
             Ok(Ok(Ok(loaded))) => Ok(loaded),
             Ok(Ok(Err(Fault::Mistakes { mistakes, .. }))) => {
                 Err(mistakes.iter().map(ToString::to_string).collect())
@@ -237,9 +291,16 @@ impl Reloader {
         }
     }
 
-    /// The configuration in force, held: nobody reloads meanwhile.
-    pub(super) async fn config(&self) -> MutexGuard<'_, Config> {
-        self.config.lock().await
+    /// The configuration in force.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.held())
+    }
+
+    /// The configuration in force, held by whoever puts something in force: nobody else does meanwhile, so nothing may be
+    /// waited for.
+    pub(super) fn held(&self) -> MutexGuard<'_, Arc<Config>> {
+        // It is swapped whole.
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts other certificates in force beside everything else that is.
@@ -377,4 +438,10 @@ impl NotReloaded {
 }
 
 const READ_WITHIN: Duration = Duration::from_secs(10);
+/// After so long a step of a reload is an alarm.
+const SLOW: Duration = Duration::from_secs(30);
+const A_URL: &str = "a URL that leads to a list of revoked certificates";
+const A_DISK: &str = "the disk, for the access log or for a certificate with the new names, which the registry remembers";
+/// How long another reload may take before whoever asks for the next one is told of it.
+const TURN_WITHIN: Duration = Duration::from_secs(15);
 const MOST_UNFINISHED: usize = 4;

@@ -35,6 +35,7 @@ mod grpc_calls_pass_and_are_refused_in_their_words;
 mod ids_stand_where_the_anchor_says;
 mod nginx_is_an_upstream_over_tls_http2_and_a_socket;
 mod nginx_receives_what_the_device_sent;
+mod no_list_waits_for_a_reload;
 mod no_list_waits_for_another;
 mod no_port_lets_a_stranger_in;
 mod no_revocation_slips_between_entering_and_reading;

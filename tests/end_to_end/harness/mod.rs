@@ -344,6 +344,6 @@ pub fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bo
     }
 }
 
-fn keybound() -> &'static Path {
+pub fn keybound() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_keybound"))
 }
