@@ -129,6 +129,31 @@ async fn a_file_that_lacks_a_list_or_cannot_be_read_without_a_panic_is_told_of()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_others_could_do_without_cannot_be_left_out() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let factory = Pki::new(&path, "Factory CA");
+    let pump = factory.client("/CN=pump");
+    let crl = path.join("both.crl");
+    let devices = || factory.list(&["-crlexts", "about_devices"]);
+    let both = || [devices(), factory.list(&["-crlexts", "about_cas"])].concat();
+    put(&crl, &both());
+    let place = format!("'{}'", crl.display());
+    let anchors = anchor("factory", &factory.path("ca.pem"), &place, "'cn'");
+    let server = start(directory, &upstream, &anchors);
+    assert!(is_well(&server), "{}", readiness(&server));
+    // This one alone is enough for an anchor that never had the other.
+    put(&crl, &devices());
+    eventually(SOON, "the list that is missing", || {
+        is_told(&server, "is not there any more")
+    });
+    assert_eq!(pump.asks(&server, "/"), ok());
+    put(&crl, &both());
+    eventually(SOON, "both lists", || is_well(&server));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_ends_while_the_server_runs_is_told_of_before_and_after() {
     let upstream = Upstream::start().await;
     let directory = tempfile::tempdir().unwrap();
