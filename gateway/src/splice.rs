@@ -5,9 +5,10 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ProtocolVersion;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -135,8 +136,17 @@ pub(crate) async fn serve(
     };
     let mut audit = Audit::of_stream(connection, begun, record, address);
     match outcome {
-        Ok(Upstream::Tcp(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
-        Ok(Upstream::Unix(upstream)) => splice(connection, io, lifetime, upstream, audit).await,
+        Ok(Upstream::Tcp(mut upstream)) => {
+            let is_whole = splice(connection, io, lifetime, &mut upstream, audit).await;
+            if !is_whole {
+                // An ordinary end would say that the device has sent all that there is.
+                let _ = SockRef::from(&upstream).set_linger(Some(Duration::ZERO));
+            }
+        }
+        Ok(Upstream::Unix(mut upstream)) => {
+            // A Unix socket has no other end than the ordinary one.
+            splice(connection, io, lifetime, &mut upstream, audit).await;
+        }
         Err(_) => {
             audit.end(0, 0, Ending::Complete);
             let mut io = io;
@@ -231,21 +241,18 @@ async fn connect(address: &StreamAddress, header: Option<&[u8]>) -> std::io::Res
     })
 }
 
-/// Carries bytes both ways until both sides have ended, or the connection is cut.
+/// Carries bytes both ways until both sides have ended, or the connection is cut. Returns whether both have ended.
 async fn splice(
     connection: &Connection,
     mut io: GuardedIo,
     mut lifetime: Lifetime,
-    mut upstream: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut audit: Audit,
-) {
+) -> bool {
     let before = io.carried();
     let ended = {
         let mut copying = pin!(copy_bidirectional_with_sizes(
-            &mut io,
-            &mut upstream,
-            BUFFER,
-            BUFFER
+            &mut io, upstream, BUFFER, BUFFER
         ));
         std::future::poll_fn(|cx| match lifetime.turn(cx) {
             Turn::End => Poll::Ready(None),
@@ -257,13 +264,19 @@ async fn splice(
     let ending = ending(&connection.handle, ended.as_ref());
     audit.end_carried(before, io.carried(), 0, ending);
     match ended {
-        None => connection.handle.end_with_reset(),
-        Some(Ok(_)) => {}
-        Some(Err(error)) => tracing::debug!(%error, "stream ended"),
+        None => {
+            connection.handle.end_with_reset();
+            false
+        }
+        Some(Ok(_)) => !connection.handle.is_cut(),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "stream ended");
+            false
+        }
     }
 }
 
 /// Per direction.
 const BUFFER: usize = 16 * 1024;
 /// How long a peer may take to read the goodbye.
-const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
+const FAREWELL: Duration = Duration::from_millis(100);

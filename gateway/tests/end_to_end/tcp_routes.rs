@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gateway::{Code, Limits, Outcome, TcpRoute, TcpRouteTable, UpstreamTimeouts};
 use identity::Status;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -60,6 +61,16 @@ pub(crate) async fn accept(broker: &TcpListener) -> TcpStream {
         .expect("a stream")
         .expect("accepted")
         .0
+}
+
+/// An upstream hears that this is not all.
+async fn broken_off(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(1), stream.read_to_end(&mut rest)).await;
+    let reset = ended
+        .expect("the upstream's end")
+        .expect_err("no ordinary end");
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 async fn nobody_comes(broker: &TcpListener) {
@@ -156,6 +167,35 @@ async fn the_upstream_is_told_who_it_is_and_gets_the_bytes() {
 }
 
 #[tokio::test]
+async fn a_stream_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let (mut rig, broker) = rig(false).await;
+    let device = rig.device("a", 1).await;
+    for is_reset in [false, true] {
+        let mut tls = connect(&rig, &device).await;
+        tls.write_all(b"half").await.expect("sent");
+        let mut stream = accept(&broker).await;
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes).await.expect("bytes");
+        let (tcp, _) = tls.into_inner();
+        if is_reset {
+            let linger = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+            linger.expect("set");
+        }
+        // Without a goodbye in TLS.
+        drop(tcp);
+        broken_off(&mut stream).await;
+    }
+    // One that says goodbye ends.
+    let mut tls = connect(&rig, &device).await;
+    tls.write_all(b"whole").await.expect("sent");
+    tls.shutdown().await.expect("said goodbye");
+    let mut stream = accept(&broker).await;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("an end");
+    assert_eq!(bytes, b"whole");
+}
+
+#[tokio::test]
 async fn whoever_cannot_read_the_header_gets_none() {
     let (mut rig, broker) = rig(false).await;
     let device = rig.device("a", 1).await;
@@ -188,9 +228,7 @@ async fn a_revocation_cuts_streams_and_lets_no_new_one_begin() {
         .await
         .expect("the cut");
     assert!(matches!(ended, Err(_) | Ok(0)), "{ended:?}");
-    let mut rest = Vec::new();
-    let ended = timeout(Duration::from_secs(1), stream.read_to_end(&mut rest)).await;
-    ended.expect("the upstream's end").expect("an end");
+    broken_off(&mut stream).await;
     others.write_all(b"on").await.expect("sent");
     let mut rest = vec![0; 4096];
     assert!(others_stream.read(&mut rest).await.expect("bytes") > 0);
