@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gateway::UpstreamTls;
 use identity::{CaCertificate, RevocationList};
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +56,8 @@ struct Watch {
     tried: BTreeMap<Which, Tried>,
     /// When URLs were last asked.
     asked: BTreeMap<Which, Instant>,
-    /// What URLs led to last and is yet to be kept.
-    to_keep: BTreeMap<Which, Bytes>,
+    /// What URLs led to last and is yet to be kept; who waits for that hears of it when its sender is dropped.
+    to_keep: BTreeMap<Which, (Bytes, Option<oneshot::Sender<()>>)>,
 }
 
 /// What is done once at the same time.
@@ -93,7 +94,8 @@ enum Seen {
     File(PathBuf, Vec<Looked>),
     Url {
         found: Found,
-        answer: Bytes,
+        /// None once it is being kept.
+        answer: Option<Bytes>,
     },
 }
 
@@ -250,10 +252,11 @@ impl Watch {
         let in_force = reloader.in_force();
         match done {
             None => failed(reloader, work),
-            Some(Done::Seen(seen)) => {
+            Some(Done::Seen(mut seen)) => {
                 if announce(reloader, &seen) {
                     let marks = Arc::clone(reloader.marks());
-                    self.begin(seen.work(), remember(marks, seen));
+                    let kept = self.keep_first(reloader, &mut seen);
+                    self.begin(seen.work(), remember(marks, seen, kept));
                 } else {
                     self.take(reloader, seen);
                 }
@@ -296,7 +299,9 @@ impl Watch {
         match take(reloader, found) {
             Taken::Same if !in_force.is_not_kept(&which) => {}
             Taken::New | Taken::Same => {
-                self.to_keep.insert(which, answer);
+                if let Some(answer) = answer {
+                    self.to_keep.insert(which, (answer, None));
+                }
                 self.keep(reloader);
             }
             Taken::Unwanted => {}
@@ -348,25 +353,46 @@ impl Watch {
         }
     }
 
+    /// Begins to keep what a URL led to, if it did. The next start finds what was kept no older than what was remembered, so
+    /// that it does not need the URL.
+    fn keep_first(
+        &mut self,
+        reloader: &Reloader,
+        seen: &mut Seen,
+    ) -> Option<oneshot::Receiver<()>> {
+        let Seen::Url { found, answer } = seen else {
+            return None;
+        };
+        let (waiting, kept) = oneshot::channel();
+        let answer = (answer.take()?, Some(waiting));
+        self.to_keep.insert(found.which.clone(), answer);
+        self.keep(reloader);
+        Some(kept)
+    }
+
     /// Keeps what URLs led to for the next start. Of each one thing is kept at a time, and of what comes meanwhile the last.
     fn keep(&mut self, reloader: &Reloader) {
-        self.to_keep.extend(reloader.to_keep().drain(..));
+        let of_reloads = reloader.to_keep().drain(..).collect::<Vec<_>>();
+        let of_reloads = of_reloads.into_iter();
+        self.to_keep
+            .extend(of_reloads.map(|(which, answer)| (which, (answer, None))));
         if self.to_keep.is_empty() {
             return;
         }
         let data = reloader.config().data.clone();
-        for (which, answer) in std::mem::take(&mut self.to_keep) {
+        for (which, (answer, waiting)) in std::mem::take(&mut self.to_keep) {
             let CrlPlace::Url(url) = which.1.clone() else {
                 continue;
             };
             let work = Work::Keep(which.clone());
             if self.busy.contains_key(&work) {
-                self.to_keep.insert(which, answer);
+                self.to_keep.insert(which, (answer, waiting));
                 continue;
             }
             let data = data.clone();
             self.begin(work, async move {
                 let kept = keep(&data, &url, answer).await;
+                drop(waiting);
                 Done::Kept(which, kept)
             });
         }
@@ -471,8 +497,13 @@ fn announce(reloader: &Reloader, seen: &Seen) -> bool {
     is_any
 }
 
-/// Has written how new the lists are that were seen. A disk that hangs is not waited for long.
-async fn remember(marks: Arc<KeptMarks>, seen: Seen) -> Done {
+/// Has written how new the lists are that were seen, once they are kept, if they are to be. A disk that hangs is not waited for
+/// long.
+async fn remember(marks: Arc<KeptMarks>, seen: Seen, kept: Option<oneshot::Receiver<()>>) -> Done {
+    if let Some(kept) = kept {
+        // The sender is dropped, and sends nothing.
+        let _ = tokio::time::timeout(KEPT_WITHIN, kept).await;
+    }
     let written = marks.write(WRITTEN_WITHIN).await;
     Done::Remembered(seen, written)
 }
@@ -546,7 +577,7 @@ async fn ask(which: Which, authorities: Vec<CaCertificate>, tls: Option<Upstream
         authorities,
         stamp: None,
     };
-    let answer = answer.unwrap_or_default();
+    let answer = answer.ok();
     Done::Seen(Seen::Url { found, answer })
 }
 
@@ -615,6 +646,8 @@ fn take(reloader: &Reloader, found: Found) -> Taken {
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For the largest list from a slow disk.
 const SLOW: Duration = Duration::from_secs(30);
+/// Before it is written how new it is.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 /// What cannot be used costs as much as what can.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// With what else ends, within the time that the process has to end (`FLUSH_WITHIN`).

@@ -25,12 +25,18 @@ pub(crate) enum StartFault {
     #[error("{0}")]
     Foreign(String),
     #[error(
-        "{older}; put a newer one in its place. If its CA began to number its lists anew, or its clock was wrong, and so there is none: take the entries with the authority {} out of {}{}",
+        "{older}; {} If its CA began to number its lists anew, or its clock was wrong, and so there is none: take the entries with the authority {} out of {}{}",
+        first(.unanswered.as_deref()),
         .older.authority,
         .marks.display(),
         also_remove(.older)
     )]
-    OlderList { marks: PathBuf, older: Older },
+    OlderList {
+        marks: PathBuf,
+        older: Older,
+        /// What is wrong with the URLs that may have a newer one.
+        unanswered: Option<String>,
+    },
     #[error("{0}")]
     Inherited(#[from] InheritedFault),
     #[error("the admin socket {} cannot be made: {error}; its path may have at most 107 bytes, in a directory that the server may write to", .path.display())]
@@ -53,6 +59,16 @@ pub(crate) enum StartFault {
     AccessLog(String),
     #[error("a part of the server failed while it started; its log says more")]
     Panicked,
+}
+
+/// What is to be done first.
+fn first(unanswered: Option<&str>) -> String {
+    match unanswered {
+        None => "put a newer one in its place.".to_owned(),
+        Some(fault) => format!(
+            "a URL that may have a newer one gave none: {fault}. See that it answers, or wait for it, and start again; nothing has to be forgotten for that."
+        ),
+    }
 }
 
 /// Lists that were kept of URLs are taken up again with a start.

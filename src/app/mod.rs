@@ -130,6 +130,7 @@ impl Server {
             .check(foreign::anchors_of(config))
             .map_err(|older| StartFault::OlderList {
                 marks: marks.path().to_owned(),
+                unanswered: foreign::unanswered(&asked, &older),
                 older,
             })?;
         foreign::keep_all(&config.data, &mut asked).await;

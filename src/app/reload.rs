@@ -1,5 +1,7 @@
 //! Reloading: another configuration is built whole, from the file to the last certificate, and published last. Whatever
 //! is wrong anywhere leaves everything as it is (I5).
+//!
+//! Long, because what is waited for and what nobody may wait for stand beside each other.
 
 use std::pin::pin;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -20,7 +22,7 @@ use super::{Trust, gateway_role};
 use crate::access_log::{self, AccessLog};
 use crate::config::{Collector, Config, changes, changes::Changes};
 use crate::configuration::{Fault, Loaded, Source};
-use crate::foreign::{self, KeptMarks, WRITTEN_WITHIN, Which};
+use crate::foreign::{self, Asked, KeptMarks, WRITTEN_WITHIN, Which};
 use crate::in_force::InForce;
 use crate::otlp::Spans;
 use crate::server_certificate::{Renamed, Renewal};
@@ -187,7 +189,7 @@ impl Reloader {
         let own = &self.parts.own_cas;
         let asking = foreign::complete(&mut loaded.config, foreign::anchors_of(&before), own);
         let mut asked = self.tell_if_slow(A_URL, asking).await.map_err(one)?;
-        self.judge(&mut loaded, &before, &self.config())
+        self.judge(&mut loaded, &before, &self.config(), &asked)
             .map_err(refused)?;
         let building = self.parts.build(&before, &loaded.config);
         let mut built = self.tell_if_slow(A_DISK, building).await.map_err(one)?;
@@ -197,7 +199,8 @@ impl Reloader {
 
         // From here on nothing is waited for. What others have put in force since then stays.
         let mut config = self.held();
-        let changes = self.judge(&mut loaded, &before, &config).map_err(refused)?;
+        let changes = self.judge(&mut loaded, &before, &config, &asked);
+        let changes = changes.map_err(refused)?;
         if !Arc::ptr_eq(&config, &before) {
             built.gateway = self.parts.gateway(&loaded.config).map_err(one)?;
         }
@@ -214,18 +217,25 @@ impl Reloader {
     }
 
     /// Goes on from what is in force `now`, and says what differs from that. Error: every mistake. `before`: what was in force
-    /// when it began to be read.
+    /// when it began to be read; `asked`: the URLs that were asked since then.
     fn judge(
         &self,
         loaded: &mut Loaded,
         before: &Config,
         now: &Config,
+        asked: &[Asked],
     ) -> Result<Changes, Vec<String>> {
         let (before, in_force) = (foreign::anchors_of(before), foreign::anchors_of(now));
         foreign::follow(&mut loaded.config, before, in_force);
         self.marks
             .check(foreign::anchors_of(&loaded.config))
-            .map_err(|older| vec![older.to_string()])?;
+            .map_err(|older| {
+                let unanswered = foreign::unanswered(asked, &older);
+                let unanswered = unanswered.map_or_else(String::new, |fault| {
+                    format!("; a URL that may have a newer one gave none: {fault}")
+                });
+                vec![format!("{older}{unanswered}")]
+            })?;
         let changes = changes::compare(now, &loaded.config, &loaded.places, &self.trust_domain);
         if changes.beyond_reload.is_empty() {
             Ok(changes)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Failure, output};
+use super::{Failure, output, up};
 use crate::config::Purpose;
 use crate::configuration::{Fault, Flags, Source};
 use crate::{clock, foreign, lint};
@@ -14,10 +14,13 @@ struct Report {
     mistakes: Vec<String>,
 }
 
-pub(super) fn run(path: PathBuf, json: bool) -> Result<(), Failure> {
+pub(super) fn run(data: Option<PathBuf>, path: PathBuf, json: bool) -> Result<(), Failure> {
     let source = Source {
         file: Some(path),
-        flags: Flags::default(),
+        flags: Flags {
+            data: data.map(up::text).transpose()?,
+            ..Flags::default()
+        },
         purpose: Purpose::Serve,
     };
     let judged = source.load();
@@ -39,6 +42,17 @@ pub(super) fn run(path: PathBuf, json: bool) -> Result<(), Failure> {
             if let Some(warning) = lint::expiry(&files.read, clock::now()) {
                 output::note(warning);
             }
+        }
+        let shown = lint::shown(gateway.map_or(&[][..], |gateway| &gateway.routes));
+        for (upstream, validity) in &shown {
+            if let Some(warning) = lint::upstream(upstream, *validity, clock::now()) {
+                output::note(warning);
+            }
+        }
+        for older in foreign::older_files(&loaded.config) {
+            output::note(format!(
+                "{older}; a start would be refused, and a reload would change nothing"
+            ));
         }
         for anchor in foreign::anchors_of(&loaded.config) {
             for warning in lint::anchor(anchor, clock::now()) {

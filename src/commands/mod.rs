@@ -29,7 +29,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(arguments) => up::up(cli.data, arguments),
         Command::Serve(arguments) => up::serve(cli.data, arguments),
-        Command::Check { config, json } => check::run(config, json),
+        Command::Check { config, json } => check::run(cli.data, config, json),
         Command::Reload { json } => ask(reload::run(&client, json)),
         Command::Token(command) => ask(token::run(&client, command)),
         Command::Sign(arguments) => ask(sign::run(&client, arguments)),

@@ -48,7 +48,7 @@ pub(super) fn serve(data: Option<PathBuf>, arguments: ServeArguments) -> Result<
     run(source, arguments.process, None)
 }
 
-fn text(path: PathBuf) -> Result<String, Failure> {
+pub(super) fn text(path: PathBuf) -> Result<String, Failure> {
     path.into_os_string()
         .into_string()
         .map_err(|path: OsString| Failure::usage(format!("--data {path:?} is not UTF-8.")))

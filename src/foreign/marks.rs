@@ -36,7 +36,7 @@ struct Mark {
     clock::rfc3339(*.mark)
 )]
 pub(crate) struct Older {
-    anchor: Name,
+    pub(super) anchor: Name,
     /// thisUpdate of the newer one.
     mark: Timestamp,
     /// The CA, as marks know it.

@@ -50,6 +50,28 @@ pub(crate) async fn keep_all(data: &Path, asked: &mut [Asked]) {
     }
 }
 
+/// Lists in files that a start would refuse because newer ones have been in force. Where a URL is asked, too, only a start
+/// can tell. Whoever may not read the data directory is told of none.
+pub(crate) fn older_files(config: &Config) -> Vec<Older> {
+    let Ok(marks) = KeptMarks::load(&config.data) else {
+        return Vec::new();
+    };
+    let of_files = anchors_of(config).iter().filter(|anchor| {
+        let mut sources = anchor.crl.iter().flat_map(|crl| &crl.sources);
+        sources.all(|source| matches!(source.place, CrlPlace::File(_)))
+    });
+    let checked = of_files.map(|anchor| marks.check(std::slice::from_ref(anchor)));
+    checked.filter_map(Result::err).collect()
+}
+
+/// What URLs of an anchor could not be had, where what was kept of them is older than what has been in force: whoever asks
+/// them again is likely to get a newer list.
+pub(crate) fn unanswered(asked: &[Asked], older: &Older) -> Option<String> {
+    let of_anchor = asked.iter().filter(|one| one.which.0 == older.anchor);
+    let faults: Vec<&str> = of_anchor.filter_map(|one| one.fault.as_deref()).collect();
+    (!faults.is_empty()).then(|| faults.join("; "))
+}
+
 /// The anchors of a configuration.
 pub(crate) fn anchors_of(config: &Config) -> &[AnchorConfig] {
     let gateway = config.gateway.as_ref();

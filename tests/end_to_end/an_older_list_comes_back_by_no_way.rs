@@ -3,17 +3,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::Setup;
 use crate::harness::anchor::{
-    SOON, again, anchor, configure, is_told, ok, put, readiness, refused, refused_start, serve,
-    start, start_as_configured, whole,
+    MISSING, SOON, again, anchor, configure, is_told, ok, put, readiness, refused, refused_start,
+    serve, start, start_as_configured, whole,
 };
 use crate::harness::pki::Pki;
 use crate::harness::upstream::Upstream;
-use crate::harness::{eventually, text};
+use crate::harness::{eventually, keybound, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_takes_no_older_file() {
@@ -47,6 +48,25 @@ async fn a_restart_takes_no_older_file() {
         ),
         "{refusal}"
     );
+    let checked = fs::read_to_string(path.join("c.toml")).unwrap() + "[ca]\n";
+    fs::write(path.join("checked.toml"), checked).unwrap();
+    let check = |data: &str| {
+        let output = Command::new(keybound())
+            .args(["check", "--data", data, "--config", "checked.toml"])
+            .current_dir(&path)
+            .output()
+            .unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        told
+    };
+    let told = check("data");
+    let words = "; a start would be refused, and a reload would change nothing";
+    assert!(
+        told.contains("the anchor factory is older") && told.contains(words),
+        "{told}"
+    );
+    assert_eq!(check("elsewhere"), "");
     // Nor is it forgotten how new the lists were.
     let remembered = fs::read(&marks).unwrap();
     fs::write(&marks, &remembered[..remembered.len() / 2]).unwrap();
@@ -298,4 +318,64 @@ async fn a_reload_and_the_end_leave_nothing_unwritten() {
     fs::remove_file(&folder).unwrap();
     let _directory = server.stop();
     assert!(remembered().contains("03\""), "{}", remembered());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_url_led_to_is_kept_before_it_is_remembered_how_new_it_is() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let factory = Pki::new(&path, "Factory CA");
+    let pump = factory.client("/CN=pump");
+    let older = factory.list(&[]);
+    let answer = Arc::new(Mutex::new(whole(&older)));
+    let port = serve(Arc::clone(&answer)).await;
+    let url = format!("http://localhost:{port}/factory.crl");
+    let place = format!("'{url}'\nrefresh = '1s'");
+    let anchors = anchor("factory", &factory.path("ca.pem"), &place, "'cn'");
+    configure(&path, &upstream, &anchors);
+    let server = start_as_configured(directory, slow_disk());
+    assert_eq!(pump.asks(&server, "/"), ok());
+    let name = identity::Fingerprint::of(url.as_bytes());
+    let kept = path.join(format!("data/crl/{name}.crl"));
+    let hangs = path.join("data/crl/in-force.hangs");
+    fs::write(&hangs, "").unwrap();
+    factory.revoke(&pump.certificate);
+    let newer = factory.list(&[]);
+    *answer.lock().unwrap() = whole(&newer);
+    eventually(Duration::from_secs(4), "what was kept", || {
+        fs::read(&kept).unwrap() == newer
+    });
+    // A crash at any moment from now on leaves a start that needs nobody else.
+    let directory = server.kill();
+    fs::remove_file(&hangs).unwrap();
+    *answer.lock().unwrap() = MISSING.to_vec();
+    let server = again(directory);
+    assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
+
+    // Where it is older all the same, whoever is refused is told that the URL may help.
+    let directory = server.stop();
+    put(&kept, &older);
+    let told = refused_start(&path);
+    let fault = format!("a URL that may have a newer one gave none: {url}: ");
+    for words in [
+        &fault,
+        "See that it answers, or wait for it, and start again",
+        "the entries with the authority ",
+    ] {
+        assert!(told.contains(words), "{words} in {told}");
+    }
+    configure(&path, &upstream, "");
+    let server = again(directory);
+    configure(&path, &upstream, &anchors);
+    let output = server.keybound(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("the anchor factory is older") && told.contains(&fault),
+        "{told}"
+    );
+    *answer.lock().unwrap() = whole(&newer);
+    server.run(&["reload"]);
+    assert_eq!(pump.asks(&server, "/"), refused(403, "revoked"));
 }
