@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gateway::tls::NamedCertificate;
+use identity::certificate::Validity;
 use identity::{Fingerprint, Timestamp};
 
 use crate::config::{AnchorConfig, CertificateFiles, Config, CrlPlace};
@@ -27,6 +28,8 @@ struct State {
     /// That a reload takes long, while it does.
     reload_is_slow: Option<String>,
     certificates: Vec<NamedCertificate>,
+    /// When the certificates are valid that upstreams are shown, by their names.
+    shown: BTreeMap<String, Validity>,
     /// Certificate files that changed and cannot serve, and why.
     broken: BTreeMap<PathBuf, String>,
     anchors: Vec<AnchorConfig>,
@@ -45,7 +48,9 @@ impl State {
     fn ends(&self, now: Timestamp) -> impl Iterator<Item = String> {
         let certificates = self.certificates.iter();
         let certificates = certificates.filter_map(move |one| lint::expiry(one, now));
-        certificates.chain(
+        let upstreams = (self.shown.iter())
+            .filter_map(move |(name, validity)| lint::upstream(name, *validity, now));
+        certificates.chain(upstreams).chain(
             self.anchors
                 .iter()
                 .flat_map(move |one| lint::anchor(one, now)),
@@ -83,6 +88,7 @@ impl InForce {
         let gateway = config.gateway.as_ref();
         let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
         self.set_certificates(&mut state, certificates);
+        state.shown = gateway.map_or_else(BTreeMap::new, |gateway| lint::shown(&gateway.routes));
         self.set_anchors(&mut state, foreign::anchors_of(config));
         drop(state);
         for one in asked {

@@ -1,7 +1,9 @@
-//! What is no mistake yet and will be one: certificates of the server, CAs and lists that end soon.
+//! What is no mistake yet and will be one: certificates of the server and towards upstreams, CAs and lists that end soon.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gateway::Route;
 use gateway::tls::NamedCertificate;
 use identity::Timestamp;
 use identity::certificate::Validity;
@@ -13,10 +15,37 @@ use crate::config::AnchorConfig;
 /// ended, or has not begun.
 pub(crate) fn expiry(certificate: &NamedCertificate, now: Timestamp) -> Option<String> {
     let name = certificate.names.first().map_or("", String::as_str);
+    let sentence = ends(
+        &format!("The server certificate for {name}"),
+        certificate.validity,
+        now,
+    )?;
+    Some(format!("{sentence}; put a new one in its place."))
+}
+
+/// The certificates that upstreams are shown: the upstream's name, and when its is valid.
+pub(crate) fn shown(routes: &[Route]) -> BTreeMap<String, Validity> {
+    let shown = routes.iter().filter_map(|route| {
+        let (name, tls) = (&route.upstream.name, &route.upstream.tls);
+        Some((name.clone()?, tls.as_ref()?.own_validity()?))
+    });
+    shown.collect()
+}
+
+/// What has to be said of a certificate that an upstream is shown, as of the server's. Its file is read by a reload alone.
+pub(crate) fn upstream(name: &str, shown: Validity, now: Timestamp) -> Option<String> {
+    let what = format!("The certificate that the upstream {name} is shown");
+    let sentence = ends(&what, shown, now)?;
+    Some(format!(
+        "{sentence}; put a new one in its place, and reload."
+    ))
+}
+
+fn ends(certificate: &str, validity: Validity, now: Timestamp) -> Option<String> {
     let Validity {
         not_before,
         not_after,
-    } = certificate.validity;
+    } = validity;
     let (what, when) = if now > not_after {
         ("has ended", not_after)
     } else if now < not_before {
@@ -28,7 +57,7 @@ pub(crate) fn expiry(certificate: &NamedCertificate, now: Timestamp) -> Option<S
     };
     let joint = if now > not_after { " on" } else { "" };
     Some(format!(
-        "The server certificate for {name} {what}{joint} {}; put a new one in its place.",
+        "{certificate} {what}{joint} {}",
         clock::rfc3339(when)
     ))
 }

@@ -33,7 +33,7 @@ pub(crate) enum StartFault {
     )]
     OlderList {
         marks: PathBuf,
-        older: Older,
+        older: Box<Older>,
         /// What is wrong with the URLs that may have a newer one.
         unanswered: Option<String>,
     },

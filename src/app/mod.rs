@@ -131,7 +131,7 @@ impl Server {
             .map_err(|older| StartFault::OlderList {
                 marks: marks.path().to_owned(),
                 unanswered: foreign::unanswered(&asked, &older),
-                older,
+                older: Box::new(older),
             })?;
         foreign::keep_all(&config.data, &mut asked).await;
         let marks = Arc::new(marks);

@@ -68,7 +68,7 @@ impl AnchorConfig {
         let places = |anchor: &Self| {
             anchor.crl.as_ref().map(|crl| {
                 let sources = crl.sources.iter().map(|source| source.place.clone());
-                (sources.collect::<Vec<_>>(), crl.refresh)
+                (sources.collect::<Vec<_>>(), crl.refresh, crl.tls.clone())
             })
         };
         let lists = |anchor: &Self| -> Vec<_> {

@@ -165,3 +165,34 @@ fn the_reload_table_is_whole_and_true() {
         assert!(was_fixed || !sentences.is_empty(), "{key} is not told");
     }
 }
+
+#[test]
+fn an_anchor_whose_crl_roots_are_others_has_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = |name: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        let names = &mut params.distinguished_name;
+        names.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            rcgen::KeyUsagePurpose::KeyCertSign,
+            rcgen::KeyUsagePurpose::CrlSign,
+        ];
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let made = params.self_signed(&key).expect("a CA");
+        let path = folder.path().join(name);
+        std::fs::write(&path, made.pem()).expect("written");
+        path.display().to_string()
+    };
+    let (factory, first, second) = (ca("factory"), ca("first"), ca("second"));
+    let with = |roots: &str| {
+        format!(
+            "{FIRST}[[gateway.anchor]]\nname = 'factory'\ncertificates = '{factory}'\ncrl = 'https://crl.example/a'\n\
+             crl_roots = '{roots}'\nid_from = 'cn'\n"
+        )
+    };
+    let nothing: (Vec<String>, Vec<String>) = Default::default();
+    assert_eq!(between(&with(&first), &with(&first)), nothing);
+    let (sentences, _) = between(&with(&first), &with(&second));
+    assert_eq!(sentences, ["anchor factory changed"]);
+}

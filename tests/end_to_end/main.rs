@@ -57,6 +57,7 @@ mod the_tables_of_the_docs_are_whole;
 mod token_guessing_is_slow_and_locks_nobody_out;
 mod uploads_wait_for_100_and_answers_come_early;
 mod upstreams_check_assertions;
+mod upstreams_files_are_read_by_a_reload;
 mod upstreams_refuse_whoever_goes_around;
 mod what_harms_enrollment_is_refused_on_the_wire;
 mod what_is_measured_is_documented;

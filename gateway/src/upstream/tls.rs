@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use identity::certificate::{Parsed, Validity};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
@@ -19,6 +20,17 @@ pub struct UpstreamTls {
     /// For what HTTP/2 cannot do here.
     http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    made_of: Arc<MadeOf>,
+}
+
+/// What was written, as far as it tells these settings from others: a certificate has one key.
+#[derive(Debug, PartialEq, Eq)]
+struct MadeOf {
+    roots: Vec<CertificateDer<'static>>,
+    /// The gateway's own, its certificate first.
+    chain: Vec<CertificateDer<'static>>,
+    http2: Http2,
+    own_validity: Option<Validity>,
 }
 
 /// Whether HTTP/2 is spoken with an upstream over TLS.
@@ -87,6 +99,15 @@ impl UpstreamTls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(UpstreamTlsFault::Library)?
             .with_root_certificates(store);
+        let chain = identity.as_ref().map_or(&[][..], |(chain, _)| chain);
+        let made_of = MadeOf {
+            roots: roots.to_vec(),
+            chain: chain.to_vec(),
+            http2,
+            own_validity: (chain.first())
+                .and_then(|own| Parsed::from_der(own).ok())
+                .map(|own| own.validity()),
+        };
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
@@ -111,7 +132,13 @@ impl UpstreamTls {
             },
             http1: offering(&[HTTP1]),
             server_name,
+            made_of: Arc::new(made_of),
         })
+    }
+
+    /// When the certificate is valid that servers are shown, if they are shown one that says so.
+    pub fn own_validity(&self) -> Option<Validity> {
+        self.made_of.own_validity
     }
 
     /// For whoever speaks HTTP/1.1 with such a server in another way than the gateway does.
@@ -157,9 +184,9 @@ impl UpstreamTls {
 }
 
 impl PartialEq for UpstreamTls {
-    /// Whether it is the very same one: what was read from files twice may differ.
+    /// Whether the same was written, however often it was read.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config)
+        self.server_name == other.server_name && self.made_of == other.made_of
     }
 }
 
