@@ -1,7 +1,7 @@
 //! One connection, from its handshake to its end.
 //! Long, because HTTP/1.1 and HTTP/2 end in the same ways, and are held beside each other.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -83,13 +83,18 @@ async fn establish(
         // Only a connection that has ended has no address.
         return None;
     };
+    // What costs little is done at once: then it is known who means it, should there be too many.
+    let accepted = match shared.acceptor.greet(tcp).await {
+        Ok(greeted) => worker.turnstile.pass(greeted.finish()).await,
+        Err(fault) => Err(fault),
+    };
     let Accepted {
         stream,
         client,
         untrusted,
         server_name,
         alpn,
-    } = match worker.turnstile.pass(shared.acceptor.accept(tcp)).await {
+    } = match accepted {
         Ok(accepted) => accepted,
         Err(fault) => {
             shared.metrics.handshake_refused(fault);
@@ -148,6 +153,7 @@ async fn establish(
         buckets: RefCell::default(),
         hops: Hops::default(),
         tunnel: RefCell::new(None),
+        forwarded_for: OnceCell::new(),
         tls_version,
         was_asked_lately: Cell::new(false),
     });

@@ -164,7 +164,7 @@ impl Caller {
         };
         let hop = Hop {
             request_id,
-            address,
+            forwarded_for: &headers::forwarded_for(address),
             host,
             assertion: None,
             far: None,

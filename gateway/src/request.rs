@@ -1,7 +1,7 @@
 //! The path of a request, in the order of the design: one function, from the parsed head to the answer.
 //! Long, because that order must be seen in one place; what each step does is elsewhere.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     pub(crate) hops: Hops,
     /// What it becomes over HTTP/1.1, once the upstream has agreed.
     pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
+    /// Whom its requests come from, once there was one.
+    pub(crate) forwarded_for: OnceCell<HeaderValue>,
     /// As it was agreed in the handshake.
     pub(crate) tls_version: &'static str,
     /// Since somebody last looked.
@@ -331,7 +333,8 @@ async fn forward(
     let assertion = assertion(connection, &permit, far.as_deref(), now);
     let hop = Hop {
         request_id,
-        address: peer.address.ip(),
+        forwarded_for: (connection.forwarded_for)
+            .get_or_init(|| headers::forwarded_for(peer.address.ip())),
         host: &host,
         assertion: assertion.as_ref(),
         far: far.as_deref(),

@@ -326,7 +326,8 @@ pub(super) fn gateway_name() -> Name {
 
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-const MAX_HANDSHAKES: usize = 512;
+/// Devices in a mobile network need half a second for one.
+const MAX_HANDSHAKES: usize = 2048;
 const RECORDS_WAITING: usize = 16_384;
 const RECORDS_AT_ONCE: usize = 256;
 /// Between two looks at what the workers left, so that not every request wakes another thread.

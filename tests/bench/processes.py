@@ -16,6 +16,8 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 GATEWAY_CORE = CORES[:1]
 LOAD_CORE = CORES[1:]
 OPEN_FILES = 131_072
+# Of those that go first, from the last to the first.
+UPSTREAM, BEFORE_UPSTREAM, NETWORK = 10, 20, 30
 
 
 class Failed(Exception):
@@ -34,7 +36,7 @@ class Process:
             os.sched_setaffinity(0, cores)
             open_files()
             if ahead:
-                go_first(0)
+                go_first(0, BEFORE_UPSTREAM)
 
         self.popen = subprocess.Popen(
             [str(word) for word in command],
@@ -122,11 +124,25 @@ def cpu_clock(pid):
     return (~pid << 3) | 2
 
 
-def go_first(pid, first=True):
-    """Whoever measures how long things take must not wait for those who make the load."""
-    policy, priority = (os.SCHED_FIFO, 10) if first else (os.SCHED_OTHER, 0)
+def go_first(pid, priority):
+    """Whoever measures how long things take must not wait for those who make the load; None: as everybody else."""
+    policy, priority = (os.SCHED_OTHER, 0) if priority is None else (os.SCHED_FIFO, priority)
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(pid, policy, os.sched_param(priority))
+
+
+def network_of(cores):
+    """The kernel's threads that deliver packets on these cores when there are many."""
+    names = [f"ksoftirqd/{core}\n" for core in cores]
+    return [int(comm.parent.name) for comm in pathlib.Path("/proc").glob("[0-9]*/comm") if said(comm) in names]
+
+
+def said(file):
+    """What a file of a process says, which may have ended."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def open_files():

@@ -231,15 +231,20 @@ def overload(bench):
         "Envoy": bench.gateways.envoy,
     }
 
+    network = processes.network_of(LOAD_CORE)
+
     def fresh(start):
         gateway = bench.start(start())
         try:
             if gateway.name == "Keybound":
                 bench.see_all(gateway)
-            processes.go_first(bench.upstream.popen.pid)
+            processes.go_first(bench.upstream.popen.pid, processes.UPSTREAM)
+            for thread in network:
+                processes.go_first(thread, processes.NETWORK)
             return overloaded(bench, gateway)
         finally:
-            processes.go_first(bench.upstream.popen.pid, False)
+            for pid in (bench.upstream.popen.pid, *network):
+                processes.go_first(pid, None)
             gateway.stop()
 
     contestants = {name: lambda start=start: fresh(start) for name, start in starts.items()}

@@ -114,7 +114,7 @@ pub(crate) fn identify(
         tell(headers, device, permit.route(), hop)?;
     }
     headers.insert(X_REQUEST_ID, hop.request_id.clone());
-    headers.insert(X_FORWARDED_FOR, ip_value(hop.address));
+    headers.insert(X_FORWARDED_FOR, hop.forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
     headers.insert(X_FORWARDED_HOST, hop.host.clone());
     headers.insert(HOST, hop.host.clone());
@@ -169,8 +169,8 @@ fn tell(
 pub(crate) struct Hop<'a> {
     /// The request's id.
     pub(crate) request_id: &'a HeaderValue,
-    /// Where it came from.
-    pub(crate) address: IpAddr,
+    /// Where it came from: see [`forwarded_for`].
+    pub(crate) forwarded_for: &'a HeaderValue,
     /// The host that was asked for, as it was written.
     pub(crate) host: &'a HeaderValue,
     /// The assertion for the route, if it asks for one.
@@ -208,7 +208,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Headers about one connection (RFC 9110, section 7.6.1), beside those that Connection names.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     TE,
     TRANSFER_ENCODING,
@@ -283,8 +283,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    // Most messages have none, and looking at their few names costs less than looking each of these up.
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
 }
 
@@ -313,7 +316,8 @@ fn names_in(
     Ok(names)
 }
 
-fn ip_value(address: IpAddr) -> HeaderValue {
+/// An address as `X-Forwarded-For` tells it.
+pub(crate) fn forwarded_for(address: IpAddr) -> HeaderValue {
     HeaderValue::try_from(address.to_canonical().to_string())
         .expect("an IP address has only legal characters")
 }

@@ -36,12 +36,25 @@ impl<'a> Host<'a> {
         if name.is_empty() {
             return Err(HostFault::Empty);
         }
-        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if name.len() > MAX_LENGTH || !name.bytes().all(legal) || name.split('.').any(str::is_empty)
-        {
+        if name.len() > MAX_LENGTH {
             return Err(HostFault::Name);
         }
-        Ok(Self(if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        let mut has_upper_case = false;
+        let mut before = b'.';
+        for byte in name.bytes() {
+            match byte {
+                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+                b'A'..=b'Z' => has_upper_case = true,
+                // No label is empty.
+                b'.' if before != b'.' => {}
+                _ => return Err(HostFault::Name),
+            }
+            before = byte;
+        }
+        if before == b'.' {
+            return Err(HostFault::Name);
+        }
+        Ok(Self(if has_upper_case {
             Cow::Owned(name.to_ascii_lowercase())
         } else {
             Cow::Borrowed(name)

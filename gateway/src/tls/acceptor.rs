@@ -2,7 +2,6 @@
 //! what a policy says and what a handshake does with it are one subject.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +15,9 @@ use rustls::{CipherSuite, DistinguishedName, Error, ServerConfig, SupportedProto
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::chain_cache::{ChainCache, ChainKey, Issuer};
 use super::fault::HandshakeFault;
@@ -128,6 +128,14 @@ struct Suited {
 /// A policy for one acceptor, ready to be put in force.
 pub struct Prepared(Arc<Configs>);
 
+/// A handshake of which the ClientHello came.
+pub(crate) struct Greeted<'a> {
+    acceptor: &'a Acceptor,
+    place: Place<'a>,
+    deadline: Instant,
+    start: Box<StartHandshake<Socket>>,
+}
+
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Accepted {
@@ -196,79 +204,96 @@ impl Acceptor {
 
     /// Finishes the handshake on a connection, or ends the connection.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeFault> {
+        self.greet(tcp).await?.finish().await
+    }
+
+    /// Waits for the whole ClientHello, however it was cut: the name in it chooses what is asked of the client. Costs next to
+    /// nothing.
+    pub(crate) async fn greet(&self, tcp: TcpStream) -> Result<Greeted<'_>, HandshakeFault> {
         let place = self.handshakes.enter();
-        // Boxed, so that connections do not carry the room for it all their lives.
-        let handshake = Box::pin(self.handshake(tcp, &place));
-        let outcome = tokio::select! {
-            biased;
-            outcome = tokio::time::timeout(self.deadline, handshake) => outcome,
-            () = place.displaced() => return Err(HandshakeFault::Displaced),
-        };
-        drop(place);
-        match outcome {
-            Err(tokio::time::error::Elapsed { .. }) => Err(HandshakeFault::Timeout),
-            Ok(Err((fault, tcp))) => {
-                if let Some(tcp) = tcp {
-                    close_after_alert(tcp).await;
-                }
-                Err(fault)
-            }
-            Ok(Ok((stream, configs, clients))) => {
-                let (_, connection) = stream.get_ref();
-                let untrusted = match clients {
-                    Clients::Required | Clients::Optional => None,
-                    Clients::Any => configs.untrusted(connection.peer_certificates()),
-                };
-                let client = match connection.peer_certificates() {
-                    Some([certificate, others @ ..]) if untrusted.is_none() => {
-                        Some(configs.client(certificate, others)?)
-                    }
-                    Some(_) | None => None,
-                };
-                let server_name = connection.server_name().map(str::to_ascii_lowercase);
-                let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
-                Ok(Accepted {
-                    stream,
-                    client,
-                    untrusted,
-                    server_name,
-                    alpn,
+        let deadline = Instant::now() + self.deadline;
+        // Boxed, like what follows, so that connections do not carry the room for it all their lives.
+        let mut hello = Box::pin(LazyConfigAcceptor::new(
+            rustls::server::Acceptor::default(),
+            Socket::new(tcp),
+        ));
+        match within(deadline, &place, hello.as_mut()).await? {
+            Ok(start) => {
+                place.begin();
+                Ok(Greeted {
+                    acceptor: self,
+                    place,
+                    deadline,
+                    start: Box::new(start),
                 })
+            }
+            Err(error) => {
+                drop(place);
+                if let Some(socket) = hello.take_io() {
+                    close_after_alert(socket.into_tcp()).await;
+                }
+                Err(HandshakeFault::from_io(&error))
             }
         }
     }
+}
 
-    /// Reads the whole ClientHello first, however it was cut: the name in it chooses what is asked of the client.
-    async fn handshake(
-        &self,
-        tcp: TcpStream,
-        place: &Place<'_>,
-    ) -> Result<(TlsStream<Socket>, Arc<Configs>, Clients), (HandshakeFault, Option<TcpStream>)>
-    {
-        let mut hello = pin!(LazyConfigAcceptor::new(
-            rustls::server::Acceptor::default(),
-            Socket::new(tcp)
-        ));
-        let start = match hello.as_mut().await {
-            Ok(start) => start,
-            Err(error) => {
-                return Err((
-                    HandshakeFault::from_io(&error),
-                    hello.take_io().map(Socket::into_tcp),
-                ));
-            }
-        };
-        place.begin();
-        let configs = self.configs.load_full();
+impl Greeted<'_> {
+    /// Finishes the handshake, which costs nearly all that a handshake costs, or ends the connection.
+    pub(crate) async fn finish(self) -> Result<Accepted, HandshakeFault> {
+        let Self {
+            acceptor,
+            place,
+            deadline,
+            start,
+        } = self;
+        let configs = acceptor.configs.load_full();
         let hello = start.client_hello();
         let (suited, clients) = configs.choose(hello.server_name());
         let config = suited.for_client(hello.cipher_suites());
-        start
-            .into_stream(config)
-            .into_fallible()
-            .await
-            .map(|stream| (stream, configs, clients))
-            .map_err(|(error, socket)| (HandshakeFault::from_io(&error), Some(socket.into_tcp())))
+        let handshake = Box::pin(start.into_stream(config).into_fallible());
+        let outcome = within(deadline, &place, handshake).await?;
+        drop(place);
+        let stream = match outcome {
+            Ok(stream) => stream,
+            Err((error, socket)) => {
+                close_after_alert(socket.into_tcp()).await;
+                return Err(HandshakeFault::from_io(&error));
+            }
+        };
+        let (_, connection) = stream.get_ref();
+        let untrusted = match clients {
+            Clients::Required | Clients::Optional => None,
+            Clients::Any => configs.untrusted(connection.peer_certificates()),
+        };
+        let client = match connection.peer_certificates() {
+            Some([certificate, others @ ..]) if untrusted.is_none() => {
+                Some(configs.client(certificate, others)?)
+            }
+            Some(_) | None => None,
+        };
+        let server_name = connection.server_name().map(str::to_ascii_lowercase);
+        let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+        Ok(Accepted {
+            stream,
+            client,
+            untrusted,
+            server_name,
+            alpn,
+        })
+    }
+}
+
+/// Takes a step of a handshake, until its deadline or until its place is needed.
+async fn within<T>(
+    deadline: Instant,
+    place: &Place<'_>,
+    step: impl Future<Output = T>,
+) -> Result<T, HandshakeFault> {
+    tokio::select! {
+        biased;
+        done = timeout_at(deadline, step) => done.map_err(|_| HandshakeFault::Timeout),
+        () = place.displaced() => Err(HandshakeFault::Displaced),
     }
 }
 

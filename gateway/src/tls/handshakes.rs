@@ -45,8 +45,7 @@ impl Handshakes {
         let displaced = Arc::new(Notify::new());
         let mut running = self.running();
         while running.count() >= self.limit {
-            let silent = running.silent.pop_first();
-            if let Some((_, (_, oldest))) = silent.or_else(|| running.begun.pop_first()) {
+            if let Some((_, oldest)) = running.give_up() {
                 oldest.notify_one();
             }
         }
@@ -67,17 +66,14 @@ impl Handshakes {
     /// Waits until one more handshake displaces none that has only just begun. If a whole fleet comes at once, those that
     /// are not accepted yet lose nothing by waiting, and those that are would lose what they have done.
     pub(super) async fn room(&self) {
-        while self.oldest_is_young() {
+        while self.all_are_young() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn oldest_is_young(&self) -> bool {
+    fn all_are_young(&self) -> bool {
         let running = self.running();
-        let oldest = running.begun.first_key_value();
-        running.count() >= self.limit
-            && running.silent.is_empty()
-            && oldest.is_some_and(|(_, (since, _))| since.elapsed() < SAFE_FOR)
+        running.count() >= self.limit && !running.has_old_silent() && !running.has_old_begun()
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -89,6 +85,33 @@ impl Running {
     fn count(&self) -> usize {
         self.silent.len() + self.begun.len()
     }
+
+    /// Takes out whoever makes room: the oldest of which no ClientHello came, unless it has only just connected and another
+    /// one has had its time.
+    fn give_up(&mut self) -> Option<Waiter> {
+        let spare_silent = !self.has_old_silent() && self.has_old_begun();
+        let silent = if spare_silent {
+            None
+        } else {
+            self.silent.pop_first()
+        };
+        let oldest = silent.or_else(|| self.begun.pop_first());
+        oldest.map(|(_, waiter)| waiter)
+    }
+
+    fn has_old_silent(&self) -> bool {
+        is_old(&self.silent, SILENT_SAFE_FOR)
+    }
+
+    fn has_old_begun(&self) -> bool {
+        is_old(&self.begun, SAFE_FOR)
+    }
+}
+
+/// Whether the oldest has been there for so long.
+fn is_old(waiters: &BTreeMap<u64, Waiter>, long: Duration) -> bool {
+    let oldest = waiters.first_key_value();
+    oldest.is_some_and(|(_, (since, _))| since.elapsed() >= long)
 }
 
 impl Place<'_> {
@@ -114,8 +137,11 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A handshake over a fast network takes a tenth of it. Whoever never finishes holds no place for longer, if others want it.
-const SAFE_FOR: Duration = Duration::from_millis(100);
+/// A handshake over a mobile network takes as long. Whoever never finishes holds no place for longer, if others want it.
+const SAFE_FOR: Duration = Duration::from_millis(500);
+/// In a crowd, connections wait in the kernel before they are accepted, and their ClientHello with them: it is read within a
+/// fraction of this.
+const SILENT_SAFE_FOR: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
@@ -145,7 +171,6 @@ mod tests {
         assert!(handshakes.room().now_or_never().is_some());
         let second = handshakes.enter();
         first.begin();
-        assert!(handshakes.room().now_or_never().is_some(), "one is silent");
         second.begin();
         let began = Instant::now();
         assert!(handshakes.room().now_or_never().is_none());
@@ -153,9 +178,28 @@ mod tests {
         assert!(began.elapsed() > SAFE_FOR / 2);
         let third = handshakes.enter();
         assert!(first.displaced().now_or_never().is_some());
-        // The newest, but nothing was done for it.
+        // The second is the oldest, and the third, for which nothing was done, has only just connected.
         let _fourth = handshakes.enter();
-        assert!(third.displaced().now_or_never().is_some());
-        assert!(second.displaced().now_or_never().is_none());
+        assert!(second.displaced().now_or_never().is_some());
+        assert!(third.displaced().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_safe_for_less() {
+        let handshakes = Handshakes::new(2);
+        let begun = handshakes.enter();
+        begun.begin();
+        let silent = handshakes.enter();
+        let began = Instant::now();
+        assert!(handshakes.room().now_or_never().is_none());
+        handshakes.room().await;
+        let waited = began.elapsed();
+        assert!(
+            (SILENT_SAFE_FOR / 2..SAFE_FOR).contains(&waited),
+            "{waited:?}"
+        );
+        let _third = handshakes.enter();
+        assert!(silent.displaced().now_or_never().is_some());
+        assert!(begun.displaced().now_or_never().is_none());
     }
 }

@@ -61,9 +61,14 @@ impl Upload {
         self.last_moved.set(Instant::now());
     }
 
-    pub(super) fn begin_answer(&self) {
+    /// A request was begun; whoever knows the time need not ask for it again.
+    pub(super) fn begin(&self, now: Instant) {
+        self.last_moved.set(now);
+    }
+
+    pub(super) fn begin_answer(&self, now: Instant) {
         self.answer.set(Progress::UnderWay);
-        self.moved();
+        self.last_moved.set(now);
     }
 
     pub(super) fn last_moved(&self) -> Instant {

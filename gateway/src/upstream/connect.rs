@@ -232,7 +232,8 @@ fn failed_at_once(error: hyper::Error) -> UpstreamFault {
     UpstreamFault::Connect
 }
 
-pub(super) const MAX_RESPONSE_HEADERS: usize = 128;
+/// The HTTP implementation keeps so many on the stack while it reads a head; for more, it allocates 8 KiB each time.
+pub(super) const MAX_RESPONSE_HEADERS: usize = 100;
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 /// Requests at once over one HTTP/2 connection; there may be several connections.
 const MAX_STREAMS: u32 = 100;

@@ -91,9 +91,11 @@ pub(crate) async fn send(
         let mut lease = pool.lease(metrics, upstream, flight, need).await?;
         let kept = lease.connection.is_kept();
         let began = Instant::now();
+        upload.begin(began);
         let fault = match exchange(&mut lease, request, &upload, timeouts).await {
             Ok(response) => {
-                let latency = began.elapsed();
+                let answered = Instant::now();
+                let latency = answered - began;
                 lease.health.latency().observe(latency);
                 flight.ask(Asked {
                     server: Arc::clone(lease.health.address()),
@@ -104,7 +106,7 @@ pub(crate) async fn send(
                     return Err(refusal);
                 }
                 lease.health.answered();
-                upload.begin_answer();
+                upload.begin_answer(answered);
                 return Ok(Answer {
                     response,
                     lease,
@@ -165,7 +167,6 @@ async fn exchange(
     upload: &Upload,
     timeouts: UpstreamTimeouts,
 ) -> Result<Response<Incoming>, Failure> {
-    upload.moved();
     let mut challenge = None;
     let sending = match &mut lease.connection {
         Connection::Http1 { sender, .. } => {

@@ -16,6 +16,7 @@ use crate::outcome::Outcome;
 use crate::start;
 
 pub(crate) async fn run(options: Flood) -> anyhow::Result<Value> {
+    let options = Rc::new(options);
     let speech = Speech::new(&options.peer, "http/1.1");
     let devices = devices::read(&options.peer, speech, usize::MAX)?;
     let target = Target::new(&options.peer)?;
@@ -30,7 +31,13 @@ pub(crate) async fn run(options: Flood) -> anyhow::Result<Value> {
         outcome: Outcome::begin(),
         open: Cell::new(0),
     });
-    let (offered, most_open) = LocalSet::new().run_until(flood.offer(&options)).await;
+    // A task like the others, so that connections that are under way come first: devices that are behind with what the gateway
+    // sent them are none.
+    let offering = {
+        let (flood, options) = (Rc::clone(&flood), Rc::clone(&options));
+        async move { spawn_local(async move { flood.offer(&options).await }).await }
+    };
+    let (offered, most_open) = LocalSet::new().run_until(offering).await?;
     // What is still under way was not answered in time.
     let mut report = json!({ "offered": offered, "most_open": most_open });
     report["answered"] = flood.outcome.report();
@@ -51,17 +58,20 @@ impl Running {
     async fn offer(self: &Rc<Self>, options: &Flood) -> (usize, usize) {
         let mut offered = 0;
         let mut most_open = 0;
+        let mut due = 0.0;
+        let mut last = Instant::now();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let elapsed = self.outcome.began().elapsed();
-            if elapsed >= options.span.seconds {
+            if self.outcome.began().elapsed() >= options.span.seconds {
                 return (offered, most_open);
             }
-            let due = (elapsed.as_secs_f64() * options.rate) as usize;
-            // A burst after a pause of this process would be no steady rate.
-            let begin = due.saturating_sub(offered).min(MOST_PER_TICK);
+            // What could not be begun in time is not made up for: that would be no steady rate.
+            due += last.elapsed().min(MOST_AT_ONCE).as_secs_f64() * options.rate;
+            last = Instant::now();
+            let begin = due as usize;
+            due -= begin as f64;
             for _ in 0..begin {
                 if self.open.get() >= MOST_OPEN {
                     break;
@@ -95,6 +105,6 @@ impl Running {
 }
 
 const TICK: Duration = Duration::from_millis(1);
-const MOST_PER_TICK: usize = 64;
+const MOST_AT_ONCE: Duration = Duration::from_millis(4);
 /// Descriptors are finite here, too.
 const MOST_OPEN: usize = 16_000;

@@ -32,6 +32,10 @@ use clap::Parser;
 
 use crate::cli::{Arguments, Command};
 
+/// The load must not be what is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(line) => {
