@@ -61,6 +61,33 @@ fn put(path: &Path, content: &[u8], mode: u32, durable: bool) -> io::Result<()> 
     Ok(())
 }
 
+/// Removes what processes that were killed had begun to write into this directory. For whoever is the only one to write there.
+pub(crate) fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_unfinished) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file's name is one that [`put`] gives before the file is whole.
+fn is_unfinished(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let mut parts = name.rsplitn(3, '.');
+    let numbers = [parts.next(), parts.next()];
+    let rest = parts.next().unwrap_or_default();
+    numbers.into_iter().all(|part| part.is_some_and(is_number))
+        && rest.len() > 1
+        && rest.starts_with('.')
+}
+
 /// How many files this process has begun to write.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -87,6 +114,29 @@ impl Drop for Unfinished {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_finished_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names = [
+            ".list.crl.1.0",
+            ".list.77.1234",
+            "list.1.2",
+            ".list.1",
+            ".list.x.1",
+            "..1.2",
+        ];
+        for name in names {
+            fs::write(folder.path().join(name), name).expect("written");
+        }
+        remove_unfinished(folder.path()).expect("removed");
+        remove_unfinished(&folder.path().join("none")).expect("nothing to do");
+        let mut left: Vec<_> = (fs::read_dir(folder.path()).expect("read"))
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["..1.2", ".list.1", ".list.x.1", "list.1.2"]);
+    }
 
     #[test]
     fn two_who_write_the_same_file_each_write_a_whole_one() {

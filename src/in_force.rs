@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway::tls::NamedCertificate;
 use identity::certificate::Validity;
@@ -31,16 +31,32 @@ struct State {
     /// When the certificates are valid that upstreams are shown, by their names.
     shown: BTreeMap<String, Validity>,
     /// Certificate files that changed and cannot serve, and why.
-    broken: BTreeMap<PathBuf, String>,
+    broken: BTreeMap<PathBuf, Fault>,
     anchors: Vec<AnchorConfig>,
     /// Lists of anchors that were not taken, and why.
-    broken_lists: BTreeMap<Which, String>,
+    broken_lists: BTreeMap<Which, Fault>,
     /// Lists from URLs that could not be kept for the next start, and why.
     not_kept: BTreeMap<Which, String>,
     /// Why it is not written how new the lists in force are, if it is not.
     marks_not_written: Option<String>,
     /// What ends soon and was told already.
     told: BTreeSet<String>,
+}
+
+/// What is wrong with a file or a URL.
+struct Fault {
+    sentence: String,
+    /// When it was seen last.
+    seen: Instant,
+}
+
+impl Fault {
+    fn now(sentence: &str) -> Self {
+        Self {
+            sentence: sentence.to_owned(),
+            seen: Instant::now(),
+        }
+    }
 }
 
 impl State {
@@ -66,27 +82,45 @@ impl InForce {
         }
     }
 
-    /// This configuration is in force, as its files are now, and as the URLs are that were asked for it.
-    pub(crate) fn loaded(&self, config: &Config, hash: &Fingerprint, asked: &[Asked]) {
+    /// This configuration is in force, as its files were when they began to be `read`, and as the URLs are that were asked for
+    /// it.
+    pub(crate) fn loaded(
+        &self,
+        config: &Config,
+        hash: &Fingerprint,
+        asked: &[Asked],
+        read: Instant,
+    ) {
         self.metrics.config_loaded(hash, clock::now());
         let mut state = self.state();
         state.not_reloaded = None;
-        state.broken.clear();
-        // What is wrong with a URL that was not asked is as wrong as it was. Every file was read.
-        let is_as_it_was = |which: &Which| {
-            let (name, place) = which;
+        let gateway = config.gateway.as_ref();
+        let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
+        // Every file was read; what was seen to be wrong with one since then is still wrong.
+        state.broken.retain(|file, fault| {
+            fault.seen >= read && certificates.iter().any(|one| one.certificate == *file)
+        });
+        let is_there = |(name, place): &Which| {
             let mut anchors = foreign::anchors_of(config).iter();
             let source = anchors
                 .find(|anchor| anchor.name == *name)
                 .and_then(|anchor| anchor.source(place));
-            source.is_some() && asked.iter().all(|one| one.which != *which)
+            source.is_some()
         };
+        // What is wrong with a URL that was not asked is as wrong as it was.
+        let was_not_asked = |which: &Which| asked.iter().all(|one| one.which != *which);
+        state.broken_lists.retain(|which, fault| {
+            let is_url = matches!(which.1, CrlPlace::Url(_));
+            let stays = if is_url {
+                was_not_asked(which)
+            } else {
+                fault.seen >= read
+            };
+            stays && is_there(which)
+        });
         state
-            .broken_lists
-            .retain(|which, _| matches!(which.1, CrlPlace::Url(_)) && is_as_it_was(which));
-        state.not_kept.retain(|which, _| is_as_it_was(which));
-        let gateway = config.gateway.as_ref();
-        let certificates = gateway.map_or(&[][..], |gateway| &gateway.certificates);
+            .not_kept
+            .retain(|which, _| is_there(which) && was_not_asked(which));
         self.set_certificates(&mut state, certificates);
         state.shown = gateway.map_or_else(BTreeMap::new, |gateway| lint::shown(&gateway.routes));
         self.set_anchors(&mut state, foreign::anchors_of(config));
@@ -150,8 +184,8 @@ impl InForce {
         let before = self
             .state()
             .broken
-            .insert(file.to_owned(), sentence.clone());
-        let is_known = before.as_ref() == Some(&sentence);
+            .insert(file.to_owned(), Fault::now(&sentence));
+        let is_known = before.is_some_and(|before| before.sentence == sentence);
         if !(are_as_they_were && is_known) {
             self.metrics.reload_failures.inc();
         }
@@ -183,8 +217,8 @@ impl InForce {
             "The list of revoked certificates of the anchor {anchor} was not replaced and the last good one stays in force. {fault}"
         );
         let mut state = self.state();
-        let before = state.broken_lists.insert(which.clone(), sentence.clone());
-        let is_known = before.as_ref() == Some(&sentence);
+        let before = (state.broken_lists).insert(which.clone(), Fault::now(&sentence));
+        let is_known = before.is_some_and(|before| before.sentence == sentence);
         if !(is_as_it_was && is_known) {
             self.metrics.list_refused(anchor);
         }
@@ -243,8 +277,8 @@ impl InForce {
     pub(crate) fn alarms(&self, now: Timestamp) -> Vec<String> {
         let state = self.state();
         let not_reloaded = state.not_reloaded.iter().cloned();
-        let broken = state.broken.values().cloned();
-        let broken_lists = state.broken_lists.values().cloned();
+        let broken = state.broken.values().map(|fault| fault.sentence.clone());
+        let broken_lists = (state.broken_lists.values()).map(|fault| fault.sentence.clone());
         not_reloaded
             .chain(state.reload_is_slow.clone())
             .chain(broken)

@@ -56,7 +56,7 @@ pub(crate) async fn run(
     spawn_local(run_checks(Arc::clone(&worker.shared)));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
-        prepare(&listener)?;
+        prepare(SockRef::from(&listener))?;
         let listener = TcpListener::from_std(listener)?;
         accepting.spawn_local(accept(Rc::clone(&worker), listener));
     }
@@ -108,6 +108,10 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             worker.shared.metrics.connections_refused.inc();
             continue;
         }
+        if let Err(error) = inherits(SockRef::from(&tcp)) {
+            tracing::debug!(%error, "connection ended before it began");
+            continue;
+        }
         let open = Open::enter(Rc::clone(&worker));
         let serving = connection::serve(Rc::clone(&worker), tcp, address);
         let metrics = Arc::clone(&worker.shared);
@@ -142,10 +146,9 @@ impl Drop for Open {
     }
 }
 
-/// No delays, and an end for peers that vanished. On Linux, accepted connections have the options of their listener (tcp(7)),
-/// which saves six system calls for each.
-fn prepare(listener: &std::net::TcpListener) -> io::Result<()> {
-    let socket = SockRef::from(listener);
+/// No delays, and an end for peers that vanished. On Linux, connections have the options that their listener had when they were
+/// established (tcp(7)), which saves six system calls for each.
+pub(crate) fn prepare(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
@@ -156,6 +159,15 @@ fn prepare(listener: &std::net::TcpListener) -> io::Result<()> {
     // No TCP_USER_TIMEOUT: a peer that reads slowly keeps its window shut most of the time, and Linux counts that time
     // as one although bytes are taken meanwhile.
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Sees to it that an accepted connection has its listener's options: it has not if it was established while somebody else, or
+/// nobody, held the listener. Nobody else sets the one that is looked at.
+fn inherits(socket: SockRef<'_>) -> io::Result<()> {
+    if socket.tcp_notsent_lowat()? == MAX_UNSENT {
+        return Ok(());
+    }
+    prepare(socket)
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {

@@ -36,6 +36,16 @@ impl Addresses {
     }
 }
 
+/// Removes what processes that were killed left unfinished. What cannot be removed is in nobody's way but the disk's.
+pub(super) fn remove_unfinished(data: &Path) {
+    for folder in ["", "ca", "crl", "gateway"] {
+        let folder = data.join(folder);
+        if let Err(error) = files::remove_unfinished(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "an unfinished file cannot be removed");
+        }
+    }
+}
+
 /// Makes the data directory for its owner alone; one that is there is closed to others, unless they could
 /// have put something into it.
 pub(super) fn prepare(directory: &Path) -> Result<(), StartFault> {

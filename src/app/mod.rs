@@ -13,7 +13,7 @@ mod signals;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ca::Authority;
 use gateway::tls::ServerCertificate;
@@ -120,6 +120,8 @@ impl Server {
         } = start;
         data_directory::prepare(&loaded.config.data)?;
         let authority = Arc::new(open(&loaded.config, passphrase).await?);
+        // The lock is ours, and nothing is written yet.
+        data_directory::remove_unfinished(&loaded.config.data);
         let own_cas = own_cas(&authority);
         let mut asked = foreign::complete(&mut loaded.config, &[], &own_cas)
             .await
@@ -234,7 +236,7 @@ impl Server {
             spans: Arc::clone(&common.spans),
             own_cas,
         };
-        in_force.loaded(&loaded.config, &loaded.hash, &asked);
+        in_force.loaded(&loaded.config, &loaded.hash, &asked, Instant::now());
         let reloader = Arc::new(Reloader::new(
             source,
             loaded,

@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ca::Authority;
@@ -184,6 +184,7 @@ impl Reloader {
         };
         let one = |mistake: String| refused(vec![mistake]);
         let before = self.config();
+        let began = Instant::now();
         let mut loaded = self.load(unfinished).await.map_err(refused)?;
         // Whoever is asked for a list may take their time, as may a disk, and nobody else waits for them meanwhile.
         let own = &self.parts.own_cas;
@@ -211,7 +212,8 @@ impl Reloader {
             .iter_mut()
             .filter_map(|one| Some((one.which.clone(), one.answer.take()?)));
         self.to_keep().extend(answers);
-        self.in_force.loaded(&loaded.config, &loaded.hash, &asked);
+        self.in_force
+            .loaded(&loaded.config, &loaded.hash, &asked, began);
         *config = Arc::new(loaded.config);
         Ok(changes.sentences)
     }

@@ -292,8 +292,9 @@ async fn within<T>(
 ) -> Result<T, HandshakeFault> {
     tokio::select! {
         biased;
-        done = timeout_at(deadline, step) => done.map_err(|_| HandshakeFault::Timeout),
+        // First, so that nothing more is computed for it.
         () = place.displaced() => Err(HandshakeFault::Displaced),
+        done = timeout_at(deadline, step) => done.map_err(|_| HandshakeFault::Timeout),
     }
 }
 
