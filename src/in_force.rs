@@ -321,3 +321,46 @@ impl InForce {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::config::file::ConfigFile;
+    use crate::config::{Purpose, check};
+    use crate::files;
+
+    #[test]
+    fn a_reload_ends_the_alarms_of_what_it_read_and_no_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        let mut source = String::from("[ca]\n[gateway]\nroute = [{ upstream = 'http://b' }]\n");
+        for name in ["old", "new"] {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("made");
+            std::fs::write(file(name), made.cert.pem()).expect("written");
+            let key = file(&format!("{name}.key"));
+            let content = made.signing_key.serialize_pem();
+            files::replace(&key, content.as_bytes(), 0o600).expect("written");
+            source += &format!(
+                "[[gateway.certificate]]\ncertificate = '{}'\nkey = '{}'\n",
+                file(name).display(),
+                key.display()
+            );
+        }
+        let (parsed, mistakes) = ConfigFile::parse(&source);
+        let config = check(parsed, Purpose::Serve, None, mistakes).expect("no mistakes");
+        let in_force = InForce::new(Metrics::register(&mut Registry::default()));
+        in_force.certificate_not_replaced(&file("old"), "It is damaged (old).", false);
+        let read = Instant::now();
+        in_force.certificate_not_replaced(&file("new"), "It is damaged (new).", false);
+        in_force.certificate_not_replaced(&file("none"), "It is damaged (none).", false);
+        in_force.loaded(&config, &Fingerprint::of(b""), &[], read);
+        let alarms = in_force.alarms(clock::now()).join("\n");
+        assert!(alarms.contains("(new)"), "{alarms}");
+        assert!(
+            !alarms.contains("(old)") && !alarms.contains("(none)"),
+            "{alarms}"
+        );
+    }
+}

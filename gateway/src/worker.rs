@@ -182,3 +182,40 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 const MAX_UNSENT: u32 = 64 * 1024;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+    use std::net::{SocketAddr, TcpStream};
+
+    use super::*;
+
+    fn are_set(socket: &Socket) -> bool {
+        let lowat = socket.tcp_notsent_lowat().expect("asked");
+        let keepalive = socket.keepalive().expect("asked");
+        lowat == MAX_UNSENT && keepalive && socket.tcp_nodelay().expect("asked")
+    }
+
+    #[test]
+    fn connections_have_the_options_of_their_listener_or_get_them() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let address: SocketAddr = address.parse().expect("an address");
+            let listener =
+                Socket::new(Domain::for_address(address), Type::STREAM, None).expect("made");
+            listener.bind(&address.into()).expect("bound");
+            listener.listen(8).expect("listening");
+            let at = listener.local_addr().expect("bound").as_socket();
+            let connect = || TcpStream::connect(at.expect("an address")).expect("connected");
+            let _early = connect();
+            prepare(SockRef::from(&listener)).expect("prepared");
+            let _late = connect();
+            let [early, late] = [(); 2].map(|()| listener.accept().expect("accepted").0);
+            assert!(are_set(&late), "{address}");
+            assert!(!are_set(&early), "{address}");
+            for connection in [early, late] {
+                inherits(SockRef::from(&connection)).expect("set");
+                assert!(are_set(&connection), "{address}");
+            }
+        }
+    }
+}

@@ -583,4 +583,15 @@ mod tests {
         );
         assert_eq!(suite(&[]), CipherSuite::TLS13_AES_128_GCM_SHA256);
     }
+
+    #[tokio::test]
+    async fn nothing_more_is_computed_for_whoever_made_room() {
+        let handshakes = Handshakes::new(1);
+        let first = handshakes.enter();
+        let _second = handshakes.enter();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let step = async { panic!("a step was taken") };
+        let ended: Result<(), _> = within(deadline, &first, step).await;
+        assert!(matches!(ended, Err(HandshakeFault::Displaced)));
+    }
 }
