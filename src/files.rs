@@ -70,7 +70,8 @@ pub(crate) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(is_unfinished) {
+        let is_ours = entry.file_name().to_str().is_some_and(is_unfinished);
+        if is_ours && entry.file_type()?.is_file() {
             fs::remove_file(entry.path())?;
         }
     }
@@ -129,13 +130,18 @@ mod tests {
         for name in names {
             fs::write(folder.path().join(name), name).expect("written");
         }
+        // Only files are ours.
+        fs::create_dir(folder.path().join(".list.2.2")).expect("made");
         remove_unfinished(folder.path()).expect("removed");
         remove_unfinished(&folder.path().join("none")).expect("nothing to do");
         let mut left: Vec<_> = (fs::read_dir(folder.path()).expect("read"))
             .map(|entry| entry.expect("an entry").file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["..1.2", ".list.1", ".list.x.1", "list.1.2"]);
+        assert_eq!(
+            left,
+            ["..1.2", ".list.1", ".list.2.2", ".list.x.1", "list.1.2"]
+        );
     }
 
     #[test]

@@ -1,28 +1,12 @@
 //! HAProxy in front of the gateway, which says by the PROXY protocol, version 2, where each device is: believed from the
 //! addresses that the configuration names, and from no others.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::anchor::start_as_configured;
 use crate::harness::upstream::Upstream;
-use crate::harness::{Setup, eventually, text};
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
+use crate::harness::{Running, Setup, eventually, free_port, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn and_is_believed_from_its_own_address_only() {

@@ -164,34 +164,7 @@ async fn a_ca_that_ends_while_the_server_runs_is_told_of_before_and_after() {
         succeed(date.args(["-u", "-d", when, "+%Y%m%d%H%M%SZ"]))
     };
     let (begin, end) = (date("2 seconds ago"), date("28 seconds"));
-    factory.openssl(&[
-        "req",
-        "-new",
-        "-key",
-        "ca.key",
-        "-subj",
-        "/CN=Factory CA",
-        "-out",
-        "short.csr",
-    ]);
-    factory.openssl(&[
-        "ca",
-        "-selfsign",
-        "-batch",
-        "-config",
-        "ca.cnf",
-        "-notext",
-        "-extensions",
-        "authority",
-        "-in",
-        "short.csr",
-        "-startdate",
-        begin.trim(),
-        "-enddate",
-        end.trim(),
-        "-out",
-        "ca.pem",
-    ]);
+    factory.certify_itself("Factory CA", begin.trim(), end.trim(), "ca.pem");
     let pump = factory.client("/CN=pump");
     let crl = path.join("factory.crl");
     put(&crl, &factory.list(&[]));

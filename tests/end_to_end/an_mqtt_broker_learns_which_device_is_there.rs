@@ -2,27 +2,11 @@
 //! PROXY protocol, as Mosquitto does not. HAProxy reads the address, the authority and the unique id; the SSL TLVs, which it
 //! does not read, are the gateway's own test's to follow (`gateway/tests/end_to_end/tcp_routes.rs`).
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Device, Server, Setup, eventually, text};
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
+use crate::harness::{Device, Running, Server, Setup, eventually, free_port, text};
 
 fn program(name: &str) -> Command {
     let mut command = Command::new(name);

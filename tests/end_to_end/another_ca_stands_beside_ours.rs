@@ -432,34 +432,12 @@ fn mistakes_are_told_together_and_stop_the_start() {
     fs::write(path.join("other.crl"), other.list(&[])).unwrap();
     fs::copy(other.path("ca.pem"), path.join("other.pem")).unwrap();
     fs::write(path.join("ids.csv"), "fingerprint,id\nnonsense,a\n").unwrap();
-    factory.openssl(&[
-        "req",
-        "-new",
-        "-key",
-        "ca.key",
-        "-subj",
-        "/CN=Factory CA",
-        "-out",
-        "ended.csr",
-    ]);
-    factory.openssl(&[
-        "ca",
-        "-selfsign",
-        "-batch",
-        "-config",
-        "ca.cnf",
-        "-notext",
-        "-extensions",
-        "authority",
-        "-in",
-        "ended.csr",
-        "-startdate",
+    factory.certify_itself(
+        "Factory CA",
         "20200101000000Z",
-        "-enddate",
         "20210101000000Z",
-        "-out",
         "ended.pem",
-    ]);
+    );
     fs::copy(factory.path("ended.pem"), path.join("ended.pem")).unwrap();
     let check = |commands: &[&str], anchors: &str, words: &[&str]| {
         fs::write(path.join("c.toml"), format!("{BASE}{anchors}")).unwrap();

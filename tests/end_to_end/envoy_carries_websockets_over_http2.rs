@@ -1,9 +1,8 @@
 //! WebSockets over HTTP/2 with another implementation of RFC 8441 on both sides: Envoy asks Keybound for them as a device,
 //! and is asked by Keybound as an upstream. Their messages are made and read by tungstenite.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -12,21 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::harness::upstream::Upstream;
-use crate::harness::{Device, Server, Setup, eventually, text};
-
-struct Envoy(Child);
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
+use crate::harness::{Device, Running, Server, Setup, eventually, free_port, text};
 
 /// A listener that takes WebSockets and passes them on.
 fn listener(port: u16, codec: &str, cluster: &str) -> String {
@@ -50,7 +35,7 @@ fn cluster(name: &str, port: u16, more: &str) -> String {
     )
 }
 
-fn start(folder: &Path, name: &str, port: u16, listener: &str, cluster: &str) -> Envoy {
+fn start(folder: &Path, name: &str, port: u16, listener: &str, cluster: &str) -> Running {
     let file = folder.join(name).with_extension("json");
     let configuration = format!(
         r#"{{"static_resources": {{"listeners": [{listener}], "clusters": [{cluster}]}}}}"#
@@ -73,7 +58,7 @@ fn start(folder: &Path, name: &str, port: u16, listener: &str, cluster: &str) ->
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .expect("installed by tests/run (tests/peers/install)");
-    let envoy = Envoy(child);
+    let envoy = Running(child);
     eventually(Duration::from_secs(20), "Envoy listens", || {
         std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
@@ -81,7 +66,7 @@ fn start(folder: &Path, name: &str, port: u16, listener: &str, cluster: &str) ->
 }
 
 /// In front of Keybound: HTTP/1.1 comes in, HTTP/2 with the device's certificate goes out.
-fn before(folder: &Path, server: &Server, device: &Device) -> (Envoy, u16) {
+fn before(folder: &Path, server: &Server, device: &Device) -> (Running, u16) {
     let port = free_port();
     let (root, certificate, key) = (
         server.root_file(),
@@ -108,7 +93,7 @@ fn before(folder: &Path, server: &Server, device: &Device) -> (Envoy, u16) {
 }
 
 /// Behind Keybound: HTTP/2 comes in, HTTP/1.1 goes out.
-fn behind(folder: &Path, upstream: &Upstream) -> (Envoy, u16) {
+fn behind(folder: &Path, upstream: &Upstream) -> (Running, u16) {
     let port = free_port();
     let listener = listener(port, "HTTP2", "sockets");
     let cluster = cluster("sockets", upstream.address.port(), "");

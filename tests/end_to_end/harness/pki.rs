@@ -48,6 +48,26 @@ impl Pki {
         pki
     }
 
+    /// Another certificate of this CA, by itself and for the same key, that holds from one time to another
+    /// (`YYYYMMDDHHMMSSZ`).
+    pub fn certify_itself(&self, name: &str, begin: &str, end: &str, out: &str) {
+        let subject = format!("/CN={name}");
+        let request = [
+            "req",
+            "-new",
+            "-key",
+            "ca.key",
+            "-out",
+            "again.csr",
+            "-subj",
+        ];
+        self.openssl(&[&request[..], &[&subject]].concat());
+        let sign = ["ca", "-selfsign", "-batch", "-config", "ca.cnf", "-notext"];
+        let what = ["-extensions", "authority", "-in", "again.csr", "-out", out];
+        let when = ["-startdate", begin, "-enddate", end];
+        self.openssl(&[&sign[..], &what, &when].concat());
+    }
+
     /// A CA below this one.
     pub fn below(&self, directory: &Path, name: &str) -> Self {
         let pki = Self::folder(directory, name);
