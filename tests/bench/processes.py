@@ -43,6 +43,8 @@ class Process:
             stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
             stdout=subprocess.PIPE if pipes else self.file,
             stderr=self.file,
+            # What Python has read already, a selector does not see.
+            bufsize=0,
             preexec_fn=prepare,
             # A backtrace for each connection that a gateway drops would be most of the load generator.
             env=os.environ | {"RUST_BACKTRACE": "0"},
