@@ -25,7 +25,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::server::TlsStream;
 
 use identity::Status;
 
@@ -49,7 +48,7 @@ use crate::record::{Outcome, Record};
 use crate::request::{self, Connection};
 use crate::shared::{Shared, now};
 use crate::splice;
-use crate::tls::{Accepted, Client, HandshakeFault, LINGER, Socket, discard};
+use crate::tls::{Accepted, Client, HandshakeFault, LINGER, TlsStream, discard};
 use crate::tunnel::{self, Tunnel};
 use crate::worker::Worker;
 
@@ -172,7 +171,7 @@ async fn establish(
 /// Serves what the handshake agreed on, until the connection's end.
 fn serve_protocol(
     connection: &Rc<Connection>,
-    stream: TlsStream<Socket>,
+    stream: TlsStream,
     alpn: Option<Vec<u8>>,
     lifetime: Lifetime,
 ) -> LocalBoxFuture<'static, ()> {

@@ -20,15 +20,14 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::server::TlsStream;
 
 use crate::code::Code;
 use crate::handle::Handle;
 use crate::pace::Pace;
 use crate::pure::framing::{Rest, Violation, Watcher};
 use crate::pure::http2_frames::{Allowance, Frames};
-use crate::tls::Socket;
-use crate::tls_io::{Below, TlsIo};
+use crate::tls::TlsStream;
+use crate::tls_io::TlsIo;
 
 /// A connection's decrypted bytes.
 pub(crate) struct GuardedIo {
@@ -124,7 +123,7 @@ enum Reading {
 impl GuardedIo {
     /// For HTTP/2. A peer that hardly takes bytes for the `patience` is cut.
     pub(crate) fn http2(
-        tls: TlsStream<Socket>,
+        tls: TlsStream,
         handle: Arc<Handle>,
         patience: Duration,
         traffic: &Traffic,
@@ -147,7 +146,7 @@ impl GuardedIo {
 
     /// For HTTP/1.1, whose heads must arrive within `head_timeout` from their first byte.
     pub(crate) fn http1(
-        tls: TlsStream<Socket>,
+        tls: TlsStream,
         handle: Arc<Handle>,
         head_timeout: Duration,
         patience: Duration,
@@ -173,7 +172,7 @@ impl GuardedIo {
 
     /// For a TCP route.
     pub(crate) fn stream(
-        tls: TlsStream<Socket>,
+        tls: TlsStream,
         handle: Arc<Handle>,
         patience: Duration,
         traffic: &Traffic,
@@ -225,16 +224,10 @@ impl GuardedIo {
     /// Sends what TLS has ready; nothing is added to it before that has gone. A peer that takes too little of
     /// it is reset.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let (socket, session) = self.tls.get_mut();
-            if !session.wants_write() {
-                self.pace.rest();
-                return Poll::Ready(Ok(()));
-            }
-            match session.write_tls(&mut Below { socket, cx }) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(length) => self.pace.moved(length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        while self.tls.wants_write() {
+            match self.tls.poll_send(cx) {
+                Poll::Ready(sent) => self.pace.moved(sent?),
+                Poll::Pending => {
                     if self.pace.is_too_slow(cx) {
                         self.handle.report_fault(Code::AnswerNotRead);
                         self.handle.end_with_reset();
@@ -242,9 +235,10 @@ impl GuardedIo {
                     }
                     return Poll::Pending;
                 }
-                Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        self.pace.rest();
+        Poll::Ready(Ok(()))
     }
 
     /// Fails once the connection is cut.

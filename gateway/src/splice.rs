@@ -12,7 +12,6 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use crate::audit::Audit;
 use crate::exchange::Ending;
@@ -26,7 +25,7 @@ use crate::record::{Outcome, Record};
 use crate::refusal::{Refusal, wire};
 use crate::request::{Connection, random_request_id, sight, standing, unregistered};
 use crate::shared::now;
-use crate::tls::Socket;
+use crate::tls::TlsStream;
 use crate::upstream::UpstreamFault;
 
 /// What the handshake agreed on, as an upstream is told it.
@@ -37,9 +36,9 @@ pub(crate) struct Agreed {
 }
 
 impl Agreed {
-    pub(crate) fn read(tls: &TlsStream<Socket>, alpn: Option<Vec<u8>>) -> Self {
-        let (_, session) = tls.get_ref();
-        let cipher = session
+    pub(crate) fn read(tls: &TlsStream, alpn: Option<Vec<u8>>) -> Self {
+        let cipher = tls
+            .session()
             .negotiated_cipher_suite()
             .and_then(|suite| suite.suite().as_str())
             .unwrap_or_default();
@@ -53,8 +52,8 @@ impl Agreed {
 }
 
 /// The version of TLS that the handshake agreed on.
-pub(crate) fn tls_version(tls: &TlsStream<Socket>) -> &'static str {
-    match tls.get_ref().1.protocol_version() {
+pub(crate) fn tls_version(tls: &TlsStream) -> &'static str {
+    match tls.session().protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         // The listener speaks no other.
         Some(_) | None => "TLSv1.3",

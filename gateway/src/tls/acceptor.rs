@@ -2,6 +2,7 @@
 //! what a policy says and what a handshake does with it are one subject.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,11 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::chain_cache::{ChainCache, ChainKey, Issuer};
 use super::fault::HandshakeFault;
 use super::handshakes::{Handshakes, Place};
-use super::socket::Socket;
+use super::stream::{Connection, TlsStream, receive};
 use super::verifier::Verifier;
 use super::{LINGER, discard};
 use crate::pure::foreign::Voucher;
@@ -133,14 +132,17 @@ pub(crate) struct Greeted<'a> {
     acceptor: &'a Acceptor,
     place: Place<'a>,
     deadline: Instant,
-    start: Box<StartHandshake<Socket>>,
+    tcp: TcpStream,
+    hello: Box<rustls::server::Accepted>,
+    /// The ClientHello as it came, and what came after it.
+    received: Vec<u8>,
 }
 
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Accepted {
     /// The encrypted connection.
-    pub stream: TlsStream<Socket>,
+    pub stream: TlsStream,
     /// What the client proved, if it has a certificate that an anchor vouches for.
     pub client: Option<Client>,
     /// The client has a certificate that was let pass although no anchor vouches for it: why.
@@ -209,29 +211,26 @@ impl Acceptor {
 
     /// Waits for the whole ClientHello, however it was cut: the name in it chooses what is asked of the client. Costs next to
     /// nothing.
-    pub(crate) async fn greet(&self, tcp: TcpStream) -> Result<Greeted<'_>, HandshakeFault> {
+    pub(crate) async fn greet(&self, mut tcp: TcpStream) -> Result<Greeted<'_>, HandshakeFault> {
         let place = self.handshakes.enter();
         let deadline = Instant::now() + self.deadline;
         // Boxed, like what follows, so that connections do not carry the room for it all their lives.
-        let mut hello = Box::pin(LazyConfigAcceptor::new(
-            rustls::server::Acceptor::default(),
-            Socket::new(tcp),
-        ));
-        match within(deadline, &place, hello.as_mut()).await? {
-            Ok(start) => {
+        let greeting = Box::pin(client_hello(&mut tcp));
+        match within(deadline, &place, greeting).await? {
+            Ok((hello, received)) => {
                 place.begin();
                 Ok(Greeted {
                     acceptor: self,
                     place,
                     deadline,
-                    start: Box::new(start),
+                    tcp,
+                    hello,
+                    received,
                 })
             }
             Err(error) => {
                 drop(place);
-                if let Some(socket) = hello.take_io() {
-                    close_after_alert(socket.into_tcp()).await;
-                }
+                close_after_alert(tcp).await;
                 Err(HandshakeFault::from_io(&error))
             }
         }
@@ -245,42 +244,73 @@ impl Greeted<'_> {
             acceptor,
             place,
             deadline,
-            start,
+            tcp,
+            hello,
+            received,
         } = self;
         let configs = acceptor.configs.load_full();
-        let hello = start.client_hello();
-        let (suited, clients) = configs.choose(hello.server_name());
-        let config = suited.for_client(hello.cipher_suites());
-        let handshake = Box::pin(start.into_stream(config).into_fallible());
-        let outcome = within(deadline, &place, handshake).await?;
+        let asked = hello.client_hello();
+        let server_name = asked.server_name().map(str::to_ascii_lowercase);
+        let (suited, clients) = configs.choose(asked.server_name());
+        let config = suited.for_client(asked.cipher_suites());
+        drop(hello);
+        let mut connection = Connection::new(tcp, config, received)
+            .map_err(|error| HandshakeFault::from_tls(&error))?;
+        let outcome = within(deadline, &place, Box::pin(connection.handshake())).await?;
         drop(place);
-        let stream = match outcome {
-            Ok(stream) => stream,
-            Err((error, socket)) => {
-                close_after_alert(socket.into_tcp()).await;
-                return Err(HandshakeFault::from_io(&error));
-            }
-        };
-        let (_, connection) = stream.get_ref();
+        if let Err(error) = outcome {
+            close_after_alert(connection.into_tcp()).await;
+            return Err(HandshakeFault::from_io(&error));
+        }
+        let session = connection.session();
         let untrusted = match clients {
             Clients::Required | Clients::Optional => None,
-            Clients::Any => configs.untrusted(connection.peer_certificates()),
+            Clients::Any => configs.untrusted(session.peer_certificates()),
         };
-        let client = match connection.peer_certificates() {
+        let client = match session.peer_certificates() {
             Some([certificate, others @ ..]) if untrusted.is_none() => {
                 Some(configs.client(certificate, others)?)
             }
             Some(_) | None => None,
         };
-        let server_name = connection.server_name().map(str::to_ascii_lowercase);
-        let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
+        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
         Ok(Accepted {
-            stream,
+            stream: connection.into_stream(),
             client,
             untrusted,
             server_name,
             alpn,
         })
+    }
+}
+
+/// Receives the whole ClientHello, and returns it with the bytes that it came in. A peer that sends something else was sent
+/// the alert, if that could leave at once.
+async fn client_hello(tcp: &mut TcpStream) -> io::Result<(Box<rustls::server::Accepted>, Vec<u8>)> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut received = Vec::new();
+    loop {
+        receive(tcp, |mut piece| {
+            if piece.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            received.extend_from_slice(piece);
+            while !piece.is_empty() {
+                acceptor.read_tls(&mut piece)?;
+            }
+            Ok(())
+        })
+        .await?;
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(hello)) => return Ok((Box::new(hello), received)),
+            Err((error, mut alert)) => {
+                let mut bytes = Vec::new();
+                alert.write_all(&mut bytes)?;
+                let _ = tcp.try_write(&bytes);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
     }
 }
 

@@ -6,8 +6,9 @@ mod chain_cache;
 mod fault;
 mod handshakes;
 mod named_certificate;
+mod queue;
 mod server_certificate;
-mod socket;
+mod stream;
 mod verifier;
 
 use std::io;
@@ -21,7 +22,7 @@ pub use self::acceptor::{
 pub use self::fault::HandshakeFault;
 pub use self::named_certificate::{NamedCertificate, NamedCertificateFault};
 pub use self::server_certificate::{Certified, ServerCertificate, ServerCertificateFault};
-pub use self::socket::Socket;
+pub use self::stream::TlsStream;
 
 /// Reads what the peer still sends, up to so many bytes, until it closes.
 pub(crate) async fn discard(tcp: &TcpStream, most: usize) -> io::Result<()> {
