@@ -25,6 +25,7 @@ mod http_server;
 mod in_force;
 mod lint;
 mod log;
+mod memory;
 mod metrics;
 mod otlp;
 mod reasons;

@@ -49,7 +49,7 @@ use crate::receipts::Receipts;
 use crate::server_certificate::Renewal;
 use crate::service_manager::{self, Inherited};
 use crate::throttle::Throttle;
-use crate::{alarm, assertion_key, http_server, upstream};
+use crate::{alarm, assertion_key, http_server, memory, upstream};
 
 pub(crate) use self::data_directory::Addresses;
 pub(crate) use self::fault::{Ended, StartFault};
@@ -248,6 +248,8 @@ impl Server {
         ));
         server.start_reloading(&reloader, hangups);
         server.spawn("spans", exporter.run(server.rest_ends.clone()));
+        let ends = server.rest_ends.clone();
+        server.spawn("memory", memory::return_what_is_free(ends));
         server.start_control_plane(ControlPlane {
             receipts,
             applied,
