@@ -290,7 +290,7 @@ def overloaded(bench, gateway):
     watching = established()
     # Until the storm is what it will be: then those who began it have lost patience.
     brewing = 4
-    rate = ("--rate", 2 * capacity, "--seconds", brewing + bench.seconds + 1, "--wait")
+    rate = ("--rate", 2 * capacity, "--seconds", brewing + bench.seconds + 1, "--group", "kept", "--wait")
     flood = bench.generate(gateway, "flood", rate)
     flood.line()
     began, spent, wanted = time.monotonic(), gateway.process.cpu_ns(), gateway.process.wanted_ns()

@@ -107,6 +107,8 @@ pub(crate) struct Peer {
 pub(crate) enum KeyExchange {
     /// X25519 alone
     X25519,
+    /// X25519 with one key for all handshakes
+    Kept,
     /// X25519MLKEM768 alone
     Mlkem,
     /// What the TLS library offers

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::cli::{KeyExchange, Peer};
+use crate::kept_key::KeptKey;
 use crate::signing_requests::device_id;
 
 /// A device.
@@ -105,6 +106,7 @@ fn provider(group: KeyExchange) -> CryptoProvider {
     let mut provider = default_provider();
     match group {
         KeyExchange::X25519 => provider.kx_groups = vec![kx_group::X25519],
+        KeyExchange::Kept => provider.kx_groups = vec![&KeptKey],
         KeyExchange::Mlkem => provider.kx_groups = vec![kx_group::X25519MLKEM768],
         KeyExchange::Default => return provider,
     }

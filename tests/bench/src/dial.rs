@@ -1,10 +1,10 @@
 //! Connections to the gateway.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context as _;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -40,6 +40,20 @@ impl Target {
     /// A connection whose handshake is finished on this side.
     pub(crate) async fn dial(&self, device: &Device) -> anyhow::Result<Stream> {
         let tcp = TcpStream::connect(self.address).await.context("connect")?;
+        self.speak_tls(tcp, device).await
+    }
+
+    /// The same, from one of many addresses: for the ten-thousandth connection from the same one, the kernel looks long for a
+    /// port that is free.
+    pub(crate) async fn dial_from(&self, number: usize, device: &Device) -> anyhow::Result<Stream> {
+        let socket = TcpSocket::new_v4()?;
+        let source = Ipv4Addr::new(127, 0, 1, 1 + (number % SOURCES) as u8);
+        socket.bind((source, 0).into()).context("bind")?;
+        let tcp = socket.connect(self.address).await.context("connect")?;
+        self.speak_tls(tcp, device).await
+    }
+
+    async fn speak_tls(&self, tcp: TcpStream, device: &Device) -> anyhow::Result<Stream> {
         tcp.set_nodelay(true)?;
         TlsConnector::from(device.tls.clone())
             .connect(self.name.clone(), Counted::new(tcp))
@@ -47,3 +61,5 @@ impl Target {
             .context("handshake")
     }
 }
+
+const SOURCES: usize = 200;

@@ -94,7 +94,7 @@ impl Running {
 
     async fn once(&self, number: usize) -> anyhow::Result<()> {
         let device = &self.devices[number % self.devices.len()];
-        let mut http = Http1::new(self.target.dial(device).await?);
+        let mut http = Http1::new(self.target.dial_from(number, device).await?);
         let expected = Expected {
             device: Some(&device.id),
             length: 1024,

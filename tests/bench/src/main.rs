@@ -12,6 +12,7 @@ mod handshakes;
 mod http1;
 mod http2;
 mod idle;
+mod kept_key;
 mod outcome;
 mod probe;
 mod relay;
