@@ -290,18 +290,23 @@ async fn client_hello(tcp: &mut TcpStream) -> io::Result<(Box<rustls::server::Ac
     let mut acceptor = rustls::server::Acceptor::default();
     let mut received = Vec::new();
     loop {
-        receive(tcp, |mut piece| {
+        let accepted = receive(tcp, |mut piece| {
             if piece.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            received.reserve_exact(piece.len());
             received.extend_from_slice(piece);
             while !piece.is_empty() {
                 acceptor.read_tls(&mut piece)?;
+                let accepted = acceptor.accept();
+                if !matches!(accepted, Ok(None)) {
+                    return Ok(accepted);
+                }
             }
-            Ok(())
+            Ok(Ok(None))
         })
         .await?;
-        match acceptor.accept() {
+        match accepted {
             Ok(None) => {}
             Ok(Some(hello)) => return Ok((Box::new(hello), received)),
             Err((error, mut alert)) => {

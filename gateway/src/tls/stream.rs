@@ -78,8 +78,11 @@ impl Connection {
     /// Finishes the handshake. The peer of one that failed was sent the alert, if that could leave at once.
     pub(super) async fn handshake(self: &mut Box<Self>) -> io::Result<()> {
         let mut hello = mem::take(&mut self.incoming);
-        let mut begun = Some(self.follow(&mut hello, &mut ReadBuf::new(&mut [])));
-        drop(hello);
+        let followed = self.follow(&mut hello, &mut ReadBuf::new(&mut []));
+        let mut begun = Some(followed.and_then(|done| {
+            hello.drain(..done);
+            self.keep(hello)
+        }));
         poll_fn(|cx| {
             if let Some(Err(error)) = begun.take() {
                 return Poll::Ready(Err(self.fail(cx, error)));
@@ -121,18 +124,32 @@ impl Connection {
             }));
         }
         INCOMING.with_borrow_mut(|space| {
-            let kept = self.incoming.len();
-            let mut buf = ReadBuf::new(&mut space[kept..kept + AT_ONCE]);
+            let mut buf = ReadBuf::new(&mut space[AT_ONCE..]);
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buf))?;
-            let encrypted = buf.filled().len();
+            let received = buf.filled();
+            let encrypted = received.len();
             if encrypted == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            space[..kept].copy_from_slice(&self.incoming);
             let before = self.plain.len() + reader.filled().len();
-            let followed = self.follow(&mut space[..kept + encrypted], reader);
+            // Of what is kept and what came, the smaller goes to the larger, so that a trickle is not copied again and again.
+            let mut kept = mem::take(&mut self.incoming);
+            let followed = if kept.len() > encrypted {
+                kept.extend_from_slice(received);
+                self.follow(&mut kept, reader).map(|done| {
+                    kept.drain(..done);
+                })
+            } else {
+                let start = AT_ONCE - kept.len();
+                space[start..AT_ONCE].copy_from_slice(&kept);
+                let all = &mut space[start..AT_ONCE + encrypted];
+                self.follow(all, reader).map(|done| {
+                    kept.clear();
+                    kept.extend_from_slice(&all[done..]);
+                })
+            };
             let plain = self.plain.len() + reader.filled().len() - before;
-            if let Err(error) = followed {
+            if let Err(error) = followed.and_then(|()| self.keep(kept)) {
                 let error = self.fail(cx, error);
                 if plain == 0 {
                     return Poll::Ready(Err(error));
@@ -161,8 +178,8 @@ impl Connection {
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
-    /// Lets TLS follow what was received, as far as it is whole, and keeps the rest.
-    fn follow(&mut self, received: &mut [u8], reader: &mut ReadBuf<'_>) -> Result<(), Error> {
+    /// Lets TLS follow what was received, as far as it is whole: so many bytes.
+    fn follow(&mut self, received: &mut [u8], reader: &mut ReadBuf<'_>) -> Result<usize, Error> {
         let mut done = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -180,10 +197,11 @@ impl Connection {
                     self.outgoing.encode(data)?;
                     true
                 }
-                // What is ready is sent in its order, whoever asks for it.
+                // What is ready is sent in its order, whoever asks for it. TLS has seen all that is whole by now; of early data,
+                // which nobody takes, it would count each look as if more had come (RFC 8446, section 4.2.10).
                 ConnectionState::TransmitTlsData(data) => {
                     data.done();
-                    true
+                    !self.session.is_handshaking()
                 }
                 ConnectionState::PeerClosed => {
                     self.has_ended = true;
@@ -197,19 +215,25 @@ impl Connection {
             };
             done += discard;
             if !goes_on {
-                break;
+                return Ok(done);
             }
         }
-        let rest = &received[done..];
-        if rest.is_empty() {
-            self.incoming = Vec::new();
-            return Ok(());
-        }
-        if rest.len() > MOST_KEPT {
+    }
+
+    /// Keeps what was received and is not whole.
+    fn keep(&mut self, rest: Vec<u8>) -> Result<(), Error> {
+        let most = if self.session.is_handshaking() {
+            MOST_KEPT
+        } else {
+            AT_ONCE
+        };
+        if rest.len() > most {
             return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         }
-        self.incoming.clear();
-        self.incoming.extend_from_slice(rest);
+        // After the peer's last word, TLS looks at nothing any more.
+        if !rest.is_empty() && !self.has_ended {
+            self.incoming = rest;
+        }
         Ok(())
     }
 
@@ -462,7 +486,7 @@ struct Space {
 }
 
 thread_local! {
-    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_KEPT + AT_ONCE].into());
+    static INCOMING: RefCell<Box<[u8]>> = RefCell::new(vec![0; 2 * AT_ONCE].into());
     static OUTGOING: RefCell<Space> = RefCell::new(Space {
         encrypted: vec![0; MOST_AT_ONCE + OVERHEAD],
         together: Vec::new(),

@@ -36,15 +36,20 @@ async fn ends(version: &'static SupportedProtocolVersion, largest_record: Option
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .expect("a certificate with its key");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (client, server) = pair().await;
     Ends {
-        client: client.expect("connected"),
-        server: server.expect("accepted").0,
+        client,
+        server,
         wants: Arc::new(wants),
         gives: Arc::new(gives),
     }
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (client.expect("connected"), server.expect("accepted").0)
 }
 
 /// The server's end, which begins with what has come of the ClientHello.
@@ -312,4 +317,52 @@ async fn a_message_without_an_end_is_not_kept() {
     let (refused, ()) = tokio::join!(serve(server, gives), flooding);
     let refused = refused.expect_err("too long");
     assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_what_comes_after_the_last_word() {
+    let (mut client, mut server) = connected(&TLS13).await;
+    client.tls.send_close_notify();
+    let mut bytes = client.ready();
+    bytes.extend([23; 4000]);
+    client.tcp.write_all(&bytes).await.expect("sent");
+    assert_eq!(server.read(&mut [0; 8]).await.expect("read"), 0);
+    has_no_memory(&server);
+    server.write_all(b"answer").await.expect("written");
+    assert_eq!(client.read(6).await, b"answer");
+}
+
+#[tokio::test]
+async fn early_data_that_nobody_takes_does_no_harm() {
+    let ends = ends(&TLS13, None).await;
+    let mut wants = Arc::unwrap_or_clone(ends.wants);
+    wants.enable_early_data = true;
+    let wants = Arc::new(wants);
+    let mut takes = ServerConfig::clone(&ends.gives);
+    takes.max_early_data_size = 16 * 1024;
+    let mut client = Client::new(ends.client, Arc::clone(&wants));
+    let serving = serve(ends.server, Arc::new(takes));
+    let ((), server) = tokio::join!(client.handshake(), serving);
+    server
+        .expect("a handshake")
+        .write_all(b"!")
+        .await
+        .expect("written");
+    // The tickets come before it.
+    client.read(1).await;
+
+    let mut refuses = Arc::unwrap_or_clone(ends.gives);
+    refuses.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    let (tcp, server) = pair().await;
+    let mut client = Client::new(tcp, wants);
+    let mut early = client.tls.early_data().expect("it has a ticket");
+    early.write_all(&[b'e'; 7_000]).expect("room");
+    let ((), server) = tokio::join!(client.handshake(), serve(server, Arc::new(refuses)));
+    let mut server = server.expect("a handshake");
+    assert!(!client.tls.is_early_data_accepted());
+    client.tls.writer().write_all(b"late").expect("room");
+    client.send().await;
+    let mut read = [0; 4];
+    server.read_exact(&mut read).await.expect("read");
+    assert_eq!(&read, b"late");
 }
