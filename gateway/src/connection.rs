@@ -681,7 +681,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// How long a new connection may take to its first request when the gateway stops.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// After so long without a request, and at most twice as long, a connection gives its buffers back.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(500);
 const MAX_STREAMS: u32 = 100;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
