@@ -19,5 +19,5 @@ pub(crate) async fn return_what_is_free(ends: CancellationToken) {
 }
 
 const EVERY: Duration = Duration::from_secs(1);
-/// More than the allocator keeps for a thread.
+/// Larger than any block of the pages that a thread keeps for itself (mimalloc: 512 KiB).
 const LARGE: usize = 1024 * 1024;

@@ -294,7 +294,6 @@ async fn client_hello(tcp: &mut TcpStream) -> io::Result<(Box<rustls::server::Ac
             if piece.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            received.reserve_exact(piece.len());
             received.extend_from_slice(piece);
             while !piece.is_empty() {
                 acceptor.read_tls(&mut piece)?;
@@ -308,7 +307,10 @@ async fn client_hello(tcp: &mut TcpStream) -> io::Result<(Box<rustls::server::Ac
         .await?;
         match accepted {
             Ok(None) => {}
-            Ok(Some(hello)) => return Ok((Box::new(hello), received)),
+            Ok(Some(hello)) => {
+                received.shrink_to_fit();
+                return Ok((Box::new(hello), received));
+            }
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
                 alert.write_all(&mut bytes)?;

@@ -2,6 +2,8 @@ use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
@@ -19,18 +21,32 @@ struct Ends {
 }
 
 async fn ends(version: &'static SupportedProtocolVersion, largest_record: Option<usize>) -> Ends {
+    ends_of(version, largest_record, X25519).await
+}
+
+/// The client has a share of X25519 ready (RFC 8446, section 4.2.8); the server takes one group.
+async fn ends_of(
+    version: &'static SupportedProtocolVersion,
+    largest_record: Option<usize>,
+    taken: &'static dyn SupportedKxGroup,
+) -> Ends {
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut wants = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let provider = |kx_groups| {
+        Arc::new(CryptoProvider {
+            kx_groups,
+            ..aws_lc_rs::default_provider()
+        })
+    };
+    let mut wants = ClientConfig::builder_with_provider(provider(vec![X25519, SECP256R1]))
         .with_protocol_versions(&[version])
         .expect("a version")
         .with_root_certificates(roots)
         .with_no_client_auth();
     wants.max_fragment_size = largest_record;
-    let gives = ServerConfig::builder_with_provider(provider)
+    let gives = ServerConfig::builder_with_provider(provider(vec![taken]))
         .with_protocol_versions(&[version])
         .expect("a version")
         .with_no_client_auth()
@@ -370,4 +386,20 @@ async fn early_data_that_nobody_takes_does_no_harm() {
     let mut read = [0; 4];
     server.read_exact(&mut read).await.expect("read");
     assert_eq!(&read, b"late");
+}
+
+#[tokio::test]
+async fn a_client_may_be_asked_for_another_group() {
+    let ends = ends_of(&TLS13, None, SECP256R1).await;
+    let mut client = Client::new(ends.client, ends.wants);
+    let ((), server) = tokio::join!(client.handshake(), serve(ends.server, ends.gives));
+    let mut server = server.expect("a handshake");
+    let kind = server.session().handshake_kind();
+    assert_eq!(kind, Some(rustls::HandshakeKind::FullWithHelloRetryRequest));
+    client.tls.writer().write_all(b"hello").expect("room");
+    client.send().await;
+    let mut read = [0; 5];
+    server.read_exact(&mut read).await.expect("read");
+    assert_eq!(&read, b"hello");
+    has_no_memory(&server);
 }
