@@ -227,13 +227,14 @@ impl Connection {
         } else {
             AT_ONCE
         };
+        // After the peer's last word, TLS looks at nothing any more.
+        if rest.is_empty() || self.has_ended {
+            return Ok(());
+        }
         if rest.len() > most {
             return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         }
-        // After the peer's last word, TLS looks at nothing any more.
-        if !rest.is_empty() && !self.has_ended {
-            self.incoming = rest;
-        }
+        self.incoming = rest;
         Ok(())
     }
 
@@ -291,7 +292,15 @@ impl Connection {
                     }
                     encrypt(together)?;
                     io::Result::Ok(taken)
-                })??;
+                })?;
+                let taken = match taken {
+                    Ok(taken) => taken,
+                    // What was encrypted before that has its place in the order, also before a farewell.
+                    Err(error) => {
+                        self.outgoing.push(&encrypted[..length]);
+                        return Poll::Ready(Err(error));
+                    }
+                };
                 // What TLS wanted to be sent before.
                 let _ = self.poll_flush(cx)?;
                 let mut sent = 0;

@@ -2,10 +2,14 @@ use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::crypto::{CipherSuiteCommon, CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls12CipherSuite,
+};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -402,4 +406,58 @@ async fn a_client_may_be_asked_for_another_group() {
     server.read_exact(&mut read).await.expect("read");
     assert_eq!(&read, b"hello");
     has_no_memory(&server);
+}
+
+#[tokio::test]
+async fn when_the_keys_are_used_up_what_was_encrypted_comes_before_the_farewell() {
+    let ends = ends(&TLS12, None).await;
+    // Of the suites of TLS 1.2 one, which may protect a few records alone (RFC 8446, section 5.5).
+    let SupportedCipherSuite::Tls12(whole) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
+        panic!("it is of TLS 1.2");
+    };
+    let limited: &'static _ = Box::leak(Box::new(Tls12CipherSuite {
+        common: CipherSuiteCommon {
+            suite: whole.common.suite,
+            hash_provider: whole.common.hash_provider,
+            confidentiality_limit: 4,
+        },
+        prf_provider: whole.prf_provider,
+        kx: whole.kx,
+        sign: whole.sign,
+        aead_alg: whole.aead_alg,
+    }));
+    let provider = CryptoProvider {
+        cipher_suites: vec![SupportedCipherSuite::Tls12(limited)],
+        ..aws_lc_rs::default_provider()
+    };
+    let gives = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS12])
+        .expect("a version")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&ends.gives.cert_resolver));
+    let mut client = Client::new(ends.client, ends.wants);
+    let serving = serve(ends.server, Arc::new(gives));
+    let ((), server) = tokio::join!(client.handshake(), serving);
+    let mut server = server.expect("a handshake");
+    let pieces: Vec<Vec<u8>> = (0..8).map(|n| vec![n; LARGE]).collect();
+    let slices: Vec<_> = pieces.iter().map(|piece| io::IoSlice::new(piece)).collect();
+    let used_up = server
+        .write_vectored(&slices)
+        .await
+        .expect_err("too many records");
+    assert_eq!(used_up.kind(), io::ErrorKind::BrokenPipe);
+    server.shutdown().await.expect("sent");
+    let mut read = Vec::new();
+    loop {
+        match client.tls.reader().read_to_end(&mut read) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                client.receive().await.expect("records in their order");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(!read.is_empty() && read.len() < 8 * LARGE);
+    let expected = pieces.concat();
+    assert!(read == expected[..read.len()]);
 }
